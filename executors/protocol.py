@@ -1,0 +1,42 @@
+"""What every executor does, and what it is given to report to."""
+
+from typing import Protocol
+
+from models.values import Attempt, Command, Host, Result, Stream
+
+
+class Sink(Protocol):
+    """Takes what happens to one attempt. `output` may be called from any thread; it never blocks and keeps its own limits."""
+
+    async def starting(self) -> None:
+        """Commit the move `queued -> running`.
+
+        Awaited once, after everything that can fail harmlessly and before the first byte that can start the command:
+        so `queued` proves "never started". If it raises, the command must not be started.
+        """
+        ...
+
+    def output(self, stream: Stream, data: bytes) -> None:
+        """Take a chunk of output as it came, of any size."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs one attempt of a command on one host."""
+
+    async def run(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> Result:
+        """Run the command to its end; a non-zero exit code is a `Result`.
+
+        Raises `UnreachableError` (and its kinds) when the command has certainly not started, and `LostError` (and its
+        kinds) when it may have started and its outcome is not known.
+
+        Timeouts are applied outside, as a cancel. When the coroutine is cancelled before `sink.starting()` it gives up
+        at once. Afterwards it ends the whole process tree on the host (TERM, grace, KILL) before it lets the cancel
+        through; if the host does not confirm the end within grace + 2 s it raises `EndNotConfirmedError` instead. If the
+        command has ended by itself in the meantime its `Result` is returned all the same.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of all connections. Runs still under way are not waited for."""
+        ...

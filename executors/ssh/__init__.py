@@ -1,0 +1,1 @@
+"""The agentless executor: SSH by paramiko."""

@@ -1,0 +1,1 @@
+"""What is true: values, states, errors, settings, inventory, and the store."""

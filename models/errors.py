@@ -1,0 +1,171 @@
+"""Every error that fleetflow raises, grouped by who can act on it.
+
+FleetflowError
+├── UsageError                what was typed or configured is wrong           exit code 2
+│   ├── TargetError           a target expression that cannot be read
+│   │   └── UnknownNameError  a host, group or tag that is not in the inventory
+│   ├── InventoryError        hosts.yaml or hosts.d/*.yaml
+│   ├── SettingsError         fleetflow.toml or FLEETFLOW_*
+│   ├── SecretError           `secret:NAME` that the worker does not have
+│   └── NotFoundError         a task number, a host
+├── NoHostsError              a right target without hosts                    exit code 3
+├── UnavailableError          Prefect, worker or database cannot be reached   exit code 4
+│   └── DatabaseVersionError  the database is older or newer than this program
+├── ExecutorError             one host, one attempt; becomes a state, never a traceback
+│   ├── UnreachableError      it never started
+│   │   ├── AuthenticationError
+│   │   └── HostKeyError
+│   └── LostError             it may have started; nobody knows its outcome
+│       ├── ConnectionLostError
+│       └── EndNotConfirmedError
+└── TransitionError           a move that the table of states forbids: a bug, or somebody else was faster
+"""
+
+from pathlib import Path
+
+
+class FleetflowError(Exception):
+    """The root of all errors that fleetflow raises itself."""
+
+    exit_code = 1
+
+
+class UsageError(FleetflowError):
+    """What was typed or configured is wrong; the message says what to change."""
+
+    exit_code = 2
+
+
+class TargetError(UsageError):
+    """A target expression that cannot be read."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        self.target = target
+        self.reason = reason
+        super().__init__(f"target {target!r}: {reason}")
+
+
+class UnknownNameError(TargetError):
+    """A host, group or tag that nobody knows, in any operand of a target."""
+
+    def __init__(self, target: str, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(
+            target,
+            f"unknown {kind} {name!r}; `fleetflow host list` shows what is known, `user@{name}` names a plain host"
+            if kind == "host"
+            else f"unknown {kind} {name!r}; `fleetflow host list` shows what is known",
+        )
+
+
+class InventoryError(UsageError):
+    """An inventory file that cannot be read."""
+
+    def __init__(self, path: Path, reason: str, line: int | None = None) -> None:
+        self.path = path
+        self.reason = reason
+        self.line = line
+        place = f"{path}:{line}" if line is not None else str(path)
+        super().__init__(f"{place}: {reason}")
+
+
+class SettingsError(UsageError):
+    """A setting that is wrong, with the place it came from."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        self.source = source
+        self.reason = reason
+        super().__init__(f"{source}: {reason}")
+
+
+class SecretError(UsageError):
+    """`secret:NAME` names a secret that the worker's environment does not have."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"secret {name!r} is not set; set FLEETFLOW_SECRET_{name} in the worker's environment")
+
+
+class NotFoundError(UsageError, LookupError):
+    """Something asked for by number or name that does not exist."""
+
+    def __init__(self, kind: str, name: object) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(f"no {kind} {name}; `fleetflow {kind} list` shows what there is")
+
+
+class NoHostsError(FleetflowError):
+    """A right target that matches no host."""
+
+    exit_code = 3
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        super().__init__(f"target {target!r} matches no host")
+
+
+class UnavailableError(FleetflowError):
+    """Something fleetflow needs cannot be reached."""
+
+    exit_code = 4
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what}: {reason}")
+
+
+class DatabaseVersionError(UnavailableError):
+    """The database has tables of another version than this program."""
+
+    def __init__(self, url: str, found: str | None, expected: str, *, newer: bool) -> None:
+        self.found = found
+        self.expected = expected
+        self.newer = newer
+        advice = "install that version of fleetflow" if newer else "run `fleetflow db upgrade`"
+        relation = "a newer fleetflow" if newer else "an older fleetflow"
+        super().__init__(f"database {url}", f"made by {relation} (version {found}, this program has {expected}); {advice}")
+
+
+class ExecutorError(FleetflowError):
+    """One attempt on one host could not be carried out or followed to its end."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        self.host = host
+        self.reason = reason
+        super().__init__(f"{host}: {reason}")
+
+
+class UnreachableError(ExecutorError):
+    """The command has certainly not started."""
+
+
+class AuthenticationError(UnreachableError):
+    """The host accepts none of our credentials."""
+
+
+class HostKeyError(UnreachableError):
+    """The host's key is unknown, changed or revoked."""
+
+
+class LostError(ExecutorError):
+    """The command may have started, and its outcome is not known."""
+
+
+class ConnectionLostError(LostError):
+    """The connection, or the remote wrapper, ended before it told the outcome."""
+
+
+class EndNotConfirmedError(LostError):
+    """After a timeout or a cancel the host did not confirm that the command has ended."""
+
+
+class TransitionError(FleetflowError):
+    """A move that the table of states forbids."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self.old = old
+        self.new = new
+        super().__init__(f"a move from {old} to {new} is not allowed")

@@ -1,0 +1,106 @@
+"""The settings: FLEETFLOW_* in the environment, then fleetflow.toml in FLEETFLOW_HOME, then the defaults below."""
+
+import os
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from models.errors import SettingsError
+from models.values import HostKeyPolicy
+
+PREFIX = "FLEETFLOW_"
+_NOT_SETTINGS = ("FLEETFLOW_HOME", "FLEETFLOW_SECRET_", "FLEETFLOW_ATTEMPT")
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def find_home() -> Path:
+    """The one folder in which a stack keeps everything: FLEETFLOW_HOME, or the user's data folder."""
+    named = os.environ.get("FLEETFLOW_HOME")
+    return Path(named).expanduser().absolute() if named else Path(platformdirs.user_data_dir("fleetflow"))
+
+
+class Settings(BaseSettings):
+    """All settings; `Settings.load()` reads them once, at the door of each process."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    database_url: str = Field(default="", description="SQLAlchemy URL of fleetflow's database; default: fleetflow.db in FLEETFLOW_HOME")
+    prefect_api_url: str | None = Field(default=None, description="Prefect API to use instead of the local stack's own")
+    prefect_api_auth: SecretStr | None = Field(default=None, description="auth string `user:password` of that Prefect API")
+    work_pool: str = Field(default="fleetflow", description="Prefect work pool that the worker serves")
+    ui_port: Port = Field(default=4200, description="port of the local stack's Prefect API and UI on 127.0.0.1")
+
+    forks: int = Field(default=100, ge=1, description="hosts of a task that run at the same time")
+    timeout: Seconds | None = Field(default=None, description="seconds a command may take on a host; default: no limit")
+    connect_timeout: Seconds = Field(default=10, description="seconds a host has to accept the command")
+    grace: Seconds = Field(default=2, description="seconds between TERM and KILL when a command is ended")
+    beat_timeout: Seconds = Field(default=30, description="seconds of silence after which a host ends the command by itself")
+    output_limit: int = Field(
+        default=1024 * 1024, ge=2, description="bytes kept of each stream of a host: half from its start, half from its end"
+    )
+
+    ssh_user: str | None = Field(default=None, description="SSH user; default: as ~/.ssh/config says")
+    ssh_port: Port | None = Field(default=None, description="SSH port; default: as ~/.ssh/config says")
+    ssh_identity: Path | None = Field(default=None, description="SSH private key that is offered first")
+    ssh_password: SecretStr | None = Field(default=None, description="SSH password, also for keyboard-interactive")
+    ssh_passphrase: SecretStr | None = Field(default=None, description="passphrase of the SSH private keys")
+    ssh_host_key: HostKeyPolicy | None = Field(
+        None, description="host keys: strict, accept-new or off; default: ~/.ssh/config, else strict"
+    )
+    ssh_config: Path = Field(default=Path("~/.ssh/config"), description="OpenSSH client configuration")
+    ssh_idle: Seconds = Field(default=300, description="seconds an unused SSH connection stays open")
+    ssh_connections: int = Field(default=5000, ge=1, description="SSH connections that stay open at most")
+
+    @classmethod
+    def load(cls) -> "Settings":
+        """Read and check all settings; raises `SettingsError` naming the variable or the key."""
+        _refuse_unknown_variables()
+        try:
+            return cls()
+        except ValidationError as error:
+            raise _explain(error) from None
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(str(find_home() / "fleetflow.toml"), str(error)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, find_home() / "fleetflow.toml")
+
+    @cached_property
+    def home(self) -> Path:
+        return find_home()
+
+    @cached_property
+    def database(self) -> str:
+        """The SQLAlchemy URL of fleetflow's database."""
+        return self.database_url or f"sqlite:///{self.home / 'fleetflow.db'}"
+
+
+def _refuse_unknown_variables() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(_NOT_SETTINGS):
+            raise SettingsError(name, "there is no such setting; `fleetflow config show` lists them all")
+
+
+def _explain(error: ValidationError) -> SettingsError:
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else "settings"
+    variable = PREFIX + key.upper()
+    source = variable if variable in os.environ else f"{find_home() / 'fleetflow.toml'}: {key}"
+    reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+    return SettingsError(source, reason)

@@ -1,0 +1,72 @@
+"""The values that travel through the house. All are frozen: they cross threads, and change makes a copy."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class ExecutorKind(StrEnum):
+    """How a command reaches a host."""
+
+    SSH = "ssh"
+    LOCAL = "local"
+
+
+class HostKeyPolicy(StrEnum):
+    """What is done with a host key that is not in known_hosts; a changed one is refused by the first two."""
+
+    STRICT = "strict"
+    ACCEPT_NEW = "accept-new"
+    OFF = "off"
+
+
+class Stream(StrEnum):
+    """A stream of a command's output."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """A machine, by the name the target spelled. What is None is decided by the executor's own configuration."""
+
+    name: str
+    address: str | None = None  # where to connect; the name itself unless given
+    executor: ExecutorKind | None = None
+    port: int | None = None
+    user: str | None = None
+    jump: str | None = None  # as ProxyJump spells it: [user@]host[:port], several with commas, or "none"
+    identity: Path | None = None
+    host_key: HostKeyPolicy | None = None
+    groups: frozenset[str] = frozenset()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """What to run: shell text for /bin/sh. A value of `env` written `secret:NAME` is only that name until it is sent."""
+
+    script: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    stdin: bytes = b""
+    timeout: float | None = None  # seconds, from taking a fork slot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One try at an execution. `id` is also what marks its processes on the host (FLEETFLOW_ATTEMPT in their environment)."""
+
+    id: uuid.UUID
+    number: int = 1
+    epoch: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """The command ended by itself. A signal is 128 + its number."""
+
+    exit_code: int
