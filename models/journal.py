@@ -1,0 +1,137 @@
+"""Writes what runs report: starts, output and ends, many in one transaction, with the counters of their tasks."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Update, bindparam, insert, update
+
+from models.records import Claim, Entry, Finished, Piece, Printed, Started
+from models.states import ExecutionState, check_move
+from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
+from models.values import Stream
+
+Values = dict[str, object]
+
+
+class StaleError(Exception):
+    """At least one row is not where its writer believes it to be."""
+
+
+def write_all(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Write all entries; raises `StaleError` (and the caller rolls back) when one of them came too late."""
+    _move(connection, _START, [_start_values(entry) for entry in entries if isinstance(entry, Started)])
+    _move(connection, _FINISH, [_finish_values(entry) for entry in entries if isinstance(entry, Finished)])
+    _write_attempts(connection, entries)
+    _count(connection, entries)
+
+
+def write_each(connection: Connection, entries: Sequence[Entry]) -> list[bool]:
+    """Write the entries one by one, leaving out those that came too late; tells which were written."""
+    return [_write_one(connection, entry) for entry in entries]
+
+
+def _write_one(connection: Connection, entry: Entry) -> bool:
+    try:
+        write_all(connection, [entry])
+    except StaleError:  # the first statement of an entry finds out: nothing of it is written yet
+        return False
+    return True
+
+
+def _move(connection: Connection, statement: Update, values: list[Values]) -> None:
+    if values and connection.execute(statement, values).rowcount != len(values):
+        raise StaleError
+
+
+_AT = (ExecutionRow.id == bindparam("execution"), ExecutionRow.epoch == bindparam("known_epoch"), ExecutionRow.state == bindparam("was"))
+_START = update(ExecutionRow).where(*_AT).values(state=ExecutionState.RUNNING, started_at=bindparam("at"))
+_FINISH = (
+    update(ExecutionRow)
+    .where(*_AT)
+    .values(state=bindparam("now"), exit_code=bindparam("code"), error=bindparam("text"), finished_at=bindparam("at"))
+)
+
+
+def _key(claim: Claim, was: ExecutionState) -> Values:
+    return {"execution": claim.execution_id, "known_epoch": claim.attempt.epoch, "was": was}
+
+
+def _start_values(entry: Started) -> Values:
+    return {**_key(entry.claim, ExecutionState.QUEUED), "at": entry.at}
+
+
+def _finish_values(entry: Finished) -> Values:
+    check_move(entry.was, entry.outcome.state)
+    outcome = entry.outcome
+    return {**_key(entry.claim, entry.was), "now": outcome.state, "code": outcome.exit_code, "text": outcome.error, "at": entry.at}
+
+
+_ATTEMPT_START = (
+    update(AttemptRow).where(AttemptRow.id == bindparam("attempt")).values(state=ExecutionState.RUNNING, started_at=bindparam("at"))
+)
+_ATTEMPT_FINISH = (
+    update(AttemptRow)
+    .where(AttemptRow.id == bindparam("attempt"))
+    .values(
+        state=bindparam("now"),
+        exit_code=bindparam("code"),
+        error=bindparam("text"),
+        finished_at=bindparam("at"),
+        stdout_cut=bindparam("out"),
+        stderr_cut=bindparam("err"),
+    )
+)
+
+
+def _write_attempts(connection: Connection, entries: Sequence[Entry]) -> None:
+    starts: list[Values] = [{"attempt": entry.claim.attempt_id, "at": entry.at} for entry in entries if isinstance(entry, Started)]
+    ends = [_attempt_end(entry) for entry in entries if isinstance(entry, Finished)]
+    pieces = [_piece(entry.claim, piece) for entry in entries if isinstance(entry, Printed | Finished) for piece in entry.pieces]
+    for statement, values in ((_ATTEMPT_START, starts), (insert(OutputRow), pieces), (_ATTEMPT_FINISH, ends)):
+        if values:
+            connection.execute(statement, values)
+
+
+def _attempt_end(entry: Finished) -> Values:
+    outcome = entry.outcome
+    return {
+        "attempt": entry.claim.attempt_id,
+        "now": outcome.state,
+        "code": outcome.exit_code,
+        "text": outcome.error,
+        "at": entry.at,
+        "out": entry.cut.get(Stream.STDOUT, 0),
+        "err": entry.cut.get(Stream.STDERR, 0),
+    }
+
+
+def _piece(claim: Claim, piece: Piece) -> Values:
+    return {"attempt_id": claim.attempt_id, "stream": piece.stream, "offset": piece.offset, "data": piece.data}
+
+
+def _count(connection: Connection, entries: Sequence[Entry]) -> None:
+    moved: dict[int, Counter[ExecutionState]] = defaultdict(Counter)
+    for entry in entries:
+        for old, new in _moves(entry):
+            moved[entry.claim.task_id][old] -= 1
+            moved[entry.claim.task_id][new] += 1
+    if moved:
+        rows = [{"task": task_id, **{f"d_{state}": counts[state] for state in ExecutionState}} for task_id, counts in moved.items()]
+        connection.execute(_ADD_COUNTS, rows)
+
+
+_ADD_COUNTS = (
+    update(TaskRow)
+    .where(TaskRow.id == bindparam("task"))
+    .values({state.value: getattr(TaskRow, state.value) + bindparam(f"d_{state}") for state in ExecutionState})
+)
+
+
+def _moves(entry: Entry) -> list[tuple[ExecutionState, ExecutionState]]:
+    match entry:
+        case Started():
+            return [(ExecutionState.QUEUED, ExecutionState.RUNNING)]
+        case Finished(was=was, outcome=outcome):
+            return [(was, outcome.state)]
+        case Printed():
+            return []

@@ -1,0 +1,87 @@
+"""Output with limits: the head of each stream goes out in pieces, the tail waits in memory for the end."""
+
+import threading
+
+from models.records import Piece
+from models.values import Stream
+
+
+class Capture:
+    """Takes both streams of one attempt, from any thread; at most `limit` bytes of each are kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._lock = threading.Lock()
+        self._streams = {stream: _Kept(stream, limit) for stream in Stream}
+
+    def add(self, stream: Stream, data: bytes) -> bool:
+        """Take a chunk; True when a head was empty and now waits to be taken."""
+        with self._lock:
+            return self._streams[stream].add(data)
+
+    def take(self) -> tuple[Piece, ...]:
+        """What has come of the heads since the last call."""
+        with self._lock:
+            return tuple(piece for kept in self._streams.values() for piece in kept.take_head())
+
+    def finish(self) -> tuple[tuple[Piece, ...], dict[Stream, int]]:
+        """The rest of the heads, the tails, and the number of bytes left out of each stream."""
+        with self._lock:
+            pieces = tuple(piece for kept in self._streams.values() for piece in (*kept.take_head(), *kept.take_tail()))
+            return pieces, {stream: kept.cut for stream, kept in self._streams.items()}
+
+    def last_lines(self, stream: Stream, lines: int = 5) -> list[str]:
+        """The end of a stream as text, for messages."""
+        with self._lock:
+            recent = bytes(self._streams[stream].recent)
+        return recent.decode(errors="backslashreplace").splitlines()[-lines:]
+
+
+class _Kept:
+    """One stream: `head` waits to be taken, `tail` holds the newest chunks beyond the head."""
+
+    def __init__(self, stream: Stream, limit: int) -> None:
+        self._stream = stream
+        self._head_room = limit // 2
+        self._tail_room = limit - limit // 2
+        self._head = bytearray()
+        self._head_taken = 0
+        self._tail = bytearray()
+        self._total = 0
+        self.cut = 0
+        self.recent = bytearray()
+
+    def add(self, data: bytes) -> bool:
+        self._total += len(data)
+        self.recent += data[-_RECENT:]
+        del self.recent[:-_RECENT]
+        head, tail = data[: self._head_room], data[self._head_room :]
+        self._head_room -= len(head)
+        was_empty = not self._head
+        self._head += head
+        if tail:
+            self._add_tail(tail)
+        return was_empty and bool(head)
+
+    def _add_tail(self, data: bytes) -> None:
+        self._tail += data
+        surplus = max(0, len(self._tail) - self._tail_room)
+        del self._tail[:surplus]  # a bytearray forgets its front without moving the rest
+        self.cut += surplus
+
+    def take_head(self) -> list[Piece]:
+        if not self._head:
+            return []
+        piece = Piece(self._stream, self._head_taken, bytes(self._head))
+        self._head_taken += len(self._head)
+        self._head.clear()
+        return [piece]
+
+    def take_tail(self) -> list[Piece]:
+        if not self._tail:
+            return []
+        piece = Piece(self._stream, self._total - len(self._tail), bytes(self._tail))
+        self._tail.clear()
+        return [piece]
+
+
+_RECENT = 4096  # bytes kept for messages

@@ -1,0 +1,114 @@
+"""The store's questions. Each uses an index that tables.py declares."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from models.errors import NotFoundError
+from models.records import Execution, Piece, Task
+from models.states import ExecutionState, TaskState
+from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
+from models.values import Command, Stream
+
+_TASK = select(TaskRow)
+
+
+def task(connection: Connection, task_id: int) -> Task:
+    row = connection.execute(_TASK.where(TaskRow.id == task_id)).one_or_none()
+    if row is None:
+        raise NotFoundError("task", task_id)
+    return _task(row)
+
+
+def task_of_flow_run(connection: Connection, flow_run_id: uuid.UUID) -> Task | None:
+    row = connection.execute(_TASK.where(TaskRow.flow_run_id == str(flow_run_id))).one_or_none()
+    return _task(row) if row else None
+
+
+def tasks(connection: Connection, limit: int, before: int | None) -> list[Task]:
+    query = _TASK.order_by(TaskRow.id.desc()).limit(limit)
+    rows = connection.execute(query if before is None else query.where(TaskRow.id < before))
+    return [_task(row) for row in rows]
+
+
+def _task(row: Row[Any]) -> Task:
+    return Task(
+        id=row.id,
+        flow_run_id=uuid.UUID(row.flow_run_id) if row.flow_run_id else None,
+        name=row.name,
+        command=Command(script=row.script, env=row.env, cwd=row.cwd, stdin=row.stdin, timeout=row.timeout),
+        target=row.target,
+        state=TaskState(row.state),
+        reason=row.reason,
+        hosts=row.hosts,
+        counts={state: row._mapping[state.value] for state in ExecutionState},  # noqa: SLF001 - Row's documented mapping
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
+_EXECUTION = (
+    select(
+        ExecutionRow.id,
+        ExecutionRow.task_id,
+        ExecutionRow.host,
+        ExecutionRow.state,
+        ExecutionRow.exit_code,
+        ExecutionRow.error,
+        ExecutionRow.started_at,
+        ExecutionRow.finished_at,
+        ExecutionRow.attempt_id,
+        AttemptRow.number,
+        AttemptRow.stdout_cut,
+        AttemptRow.stderr_cut,
+    )
+    .outerjoin(AttemptRow, AttemptRow.id == ExecutionRow.attempt_id)
+    .order_by(ExecutionRow.id)
+)
+
+
+def executions(connection: Connection, task_id: int, host: str | None) -> list[Execution]:
+    query = _EXECUTION.where(ExecutionRow.task_id == task_id)
+    rows = connection.execute(query if host is None else query.where(ExecutionRow.host == host)).all()
+    if host is not None and not rows:
+        raise NotFoundError("host", f"{host} in task {task_id}")
+    return [_execution(row) for row in rows]
+
+
+def _execution(row: Row[Any]) -> Execution:
+    return Execution(
+        id=row.id,
+        task_id=row.task_id,
+        host=row.host,
+        state=ExecutionState(row.state),
+        exit_code=row.exit_code,
+        error=row.error,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        attempt_id=row.attempt_id,
+        attempt=row.number or 0,
+        cut={Stream.STDOUT: row.stdout_cut or 0, Stream.STDERR: row.stderr_cut or 0},
+    )
+
+
+def output(connection: Connection, attempt_id: int) -> list[Piece]:
+    query = select(OutputRow.stream, OutputRow.offset, OutputRow.data).where(OutputRow.attempt_id == attempt_id)
+    rows = connection.execute(query.order_by(OutputRow.stream, OutputRow.offset))
+    return [Piece(Stream(stream), offset, data) for stream, offset, data in rows]
+
+
+def recount(connection: Connection, task_id: int) -> dict[ExecutionState, int]:
+    query = select(ExecutionRow.state, func.count()).where(ExecutionRow.task_id == task_id).group_by(ExecutionRow.state)
+    found = {ExecutionState(state): number for state, number in connection.execute(query)}
+    return dict.fromkeys(ExecutionState, 0) | found
+
+
+def orphans(connection: Connection, owner: str) -> list[tuple[int, str | None]]:
+    """Number and flow run of the open tasks whose owner is another incarnation of `owner`'s home."""
+    home = owner.rpartition(":")[0] + ":"
+    query = select(TaskRow.id, TaskRow.flow_run_id).where(
+        TaskRow.finished_at.is_(None), TaskRow.owner.startswith(home, autoescape=True), TaskRow.owner != owner
+    )
+    return [(row.id, row.flow_run_id) for row in connection.execute(query)]

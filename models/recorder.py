@@ -1,0 +1,164 @@
+"""Carries what runs report to the store, in groups: one thread commits whenever it is free.
+
+Nothing counts as reported before it is committed. Output alone may wait, at most a second, and rides along with
+whatever is committed sooner.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from models.errors import TransitionError, UnavailableError
+from models.output import Capture
+from models.records import Claim, Entry, Finished, Outcome, Printed, Started
+from models.states import ExecutionState
+from models.store import Store
+from models.values import Stream
+
+_GROUP = 500  # entries a commit takes at most
+_OUTPUT_WAIT = 1.0  # seconds that output may wait for company
+_PATIENCE = 60.0  # seconds that a locked or full database is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    entry: Entry
+    done: asyncio.Future[bool]
+
+
+class Recorder:
+    """Groups entries of many runs into few commits. `aclose` writes what is left."""
+
+    def __init__(self, store: Store, *, output_limit: int) -> None:
+        self._store = store
+        self._output_limit = output_limit
+        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._talking: dict[int, tuple[Claim, Capture]] = {}  # captures with output that waits
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self._thread.start()
+
+    def record(self, claim: Claim) -> "Recording":
+        """The sink of one attempt."""
+        return Recording(self, claim, self._output_limit)
+
+    async def put(self, entry: Entry) -> bool:
+        """Write an entry; returns once it is committed. False: somebody else had moved the row, nothing was written."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Pending(entry, done))
+        return await done
+
+    def has_output(self, claim: Claim, capture: Capture) -> None:
+        """Take the capture's output along within a second. Any thread."""
+        with self._lock:
+            self._talking[claim.attempt_id] = (claim, capture)
+
+    async def aclose(self) -> None:
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        last_output = time.monotonic()
+        while True:
+            group, closing = self._next_group(last_output + _OUTPUT_WAIT)
+            printed = self._collect_output()
+            last_output = time.monotonic()
+            if group or printed:
+                self._commit(group, printed)
+            if closing:
+                return
+
+    def _next_group(self, until: float) -> tuple[list[_Pending], bool]:
+        group: list[_Pending] = []
+        try:
+            item = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+            while item is not None:
+                group.append(item)
+                if len(group) == _GROUP:
+                    return group, False
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return group, False
+        return group, True
+
+    def _collect_output(self) -> list[Printed]:
+        with self._lock:
+            talking, self._talking = self._talking, {}
+        taken = ((claim, capture.take()) for claim, capture in talking.values())
+        return [Printed(claim, pieces) for claim, pieces in taken if pieces]
+
+    def _commit(self, group: list[_Pending], printed: list[Printed]) -> None:
+        # Output goes first: a piece taken here must not come after the end of its own attempt.
+        entries = [*printed, *(pending.entry for pending in group)]
+        try:
+            written = self._write_patiently(entries)[len(printed) :]
+        except Exception as error:  # noqa: BLE001 - whatever it is, each waiting run must hear of it
+            _answer(group, [error] * len(group))
+        else:
+            _answer(group, written)
+
+    def _write_patiently(self, entries: list[Entry]) -> list[bool]:
+        give_up = time.monotonic() + _PATIENCE
+        pause = 0.05
+        while True:
+            try:
+                return self._store.write(entries)
+            except UnavailableError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 2.0)
+
+
+def _answer(group: list[_Pending], answers: Sequence[bool | Exception]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[bool], bool | Exception]]] = defaultdict(list)
+    for pending, answer in zip(group, answers, strict=True):
+        loops[pending.done.get_loop()].append((pending.done, answer))
+    for loop, pairs in loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, pairs)
+
+
+def _resolve(pairs: list[tuple[asyncio.Future[bool], bool | Exception]]) -> None:
+    for done, answer in pairs:
+        if done.done():
+            continue
+        if isinstance(answer, Exception):
+            done.set_exception(answer)
+        else:
+            done.set_result(answer)
+
+
+class Recording:
+    """Takes what happens to one attempt; the sink of the executors."""
+
+    def __init__(self, recorder: Recorder, claim: Claim, output_limit: int) -> None:
+        self._recorder = recorder
+        self._claim = claim
+        self._capture = Capture(output_limit)
+        self._state = ExecutionState.QUEUED
+
+    async def starting(self) -> None:
+        """Commit `queued -> running`; raises `TransitionError` when the execution is not ours any more."""
+        if not await self._recorder.put(Started(self._claim, time.time())):
+            raise TransitionError(self._state, ExecutionState.RUNNING)
+        self._state = ExecutionState.RUNNING
+
+    def output(self, stream: Stream, data: bytes) -> None:
+        """Take a chunk of output. Any thread."""
+        if self._capture.add(stream, data):
+            self._recorder.has_output(self._claim, self._capture)
+
+    async def finish(self, outcome: Outcome) -> bool:
+        """Commit the end; False when somebody else had ended the execution."""
+        pieces, cut = self._capture.finish()
+        return await self._recorder.put(Finished(self._claim, time.time(), self._state, outcome, pieces, cut))
+
+    def last_lines(self, lines: int = 5) -> list[str]:
+        """The end of stderr, or of stdout when stderr is empty: what explains a failure."""
+        return self._capture.last_lines(Stream.STDERR, lines) or self._capture.last_lines(Stream.STDOUT, lines)

@@ -1,0 +1,125 @@
+"""What the store takes in and gives out. All are frozen; times are seconds since the epoch."""
+
+import uuid
+from dataclasses import dataclass, field
+
+from models.states import ExecutionState, TaskState
+from models.values import Attempt, Command, Stream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSpec:
+    """A task to be opened: one command on the named hosts."""
+
+    name: str
+    command: Command
+    target: str
+    hosts: tuple[str, ...]
+    flow_run_id: uuid.UUID | None = None  # opening twice with the same one gives the same task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A task as stored, with its counters."""
+
+    id: int
+    flow_run_id: uuid.UUID | None
+    name: str
+    command: Command
+    target: str
+    state: TaskState
+    reason: str | None
+    hosts: int
+    counts: dict[ExecutionState, int]
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+    @property
+    def done(self) -> int:
+        """How many executions are in a final state."""
+        return sum(count for state, count in self.counts.items() if state.is_final)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """A task on one host, as stored, with what is known of its current attempt."""
+
+    id: int
+    task_id: int
+    host: str
+    state: ExecutionState
+    exit_code: int | None
+    error: str | None
+    started_at: float | None
+    finished_at: float | None
+    attempt_id: int | None = None
+    attempt: int = 0  # its number; 0 before the first
+    cut: dict[Stream, int] = field(default_factory=dict)  # bytes left out of each stream
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end, when both are known."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """An execution that this process has taken, with the new attempt at it."""
+
+    task_id: int
+    execution_id: int
+    attempt_id: int
+    host: str
+    attempt: Attempt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How an attempt ended: the final state, and what goes with it."""
+
+    state: ExecutionState
+    exit_code: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of one stream of an attempt, at `offset` bytes from the stream's start."""
+
+    stream: Stream
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The move `queued -> running`."""
+
+    claim: Claim
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """Output of a running attempt."""
+
+    claim: Claim
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The move to a final state, with the rest of the output."""
+
+    claim: Claim
+    at: float
+    was: ExecutionState
+    outcome: Outcome
+    pieces: tuple[Piece, ...]
+    cut: dict[Stream, int]
+
+
+Entry = Started | Printed | Finished

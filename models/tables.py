@@ -1,0 +1,146 @@
+"""The tables, declared once. The store writes them with Core; migrations/ brings older databases here.
+
+Times are seconds since the epoch (UTC), so that they sort, subtract and compare alike in every database.
+"""
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, Uuid, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from models.states import ExecutionState, TaskState
+from models.values import Stream
+
+VERSION = "0001"  # the newest step in migrations/
+
+
+class Base(DeclarativeBase):
+    """Holds the metadata of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+
+
+def _one_of(column: str, values: type[ExecutionState] | type[TaskState] | type[Stream]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(value.value) for value in values)})", name=f"{column}_known")
+
+
+_COUNTERS = tuple(state.value for state in ExecutionState)
+
+
+class StackRow(Base):
+    """One row: the identity of this database, by which a worker and a command line know that they mean the same one."""
+
+    __tablename__ = "stack"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+
+
+class TaskRow(Base):
+    """One command on many hosts. The counters are moved by the transaction that moves an execution."""
+
+    __tablename__ = "task"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    flow_run_id: Mapped[str | None] = mapped_column(Uuid(as_uuid=False), unique=True)
+    name: Mapped[str]
+    script: Mapped[str]
+    env: Mapped[dict[str, str]] = mapped_column(JSON)
+    cwd: Mapped[str | None]
+    stdin: Mapped[bytes] = mapped_column(LargeBinary)
+    timeout: Mapped[float | None] = mapped_column(Float)
+    target: Mapped[str]
+    owner: Mapped[str | None]
+    state: Mapped[str] = mapped_column(server_default=TaskState.PENDING.value)
+    reason: Mapped[str | None]
+    hosts: Mapped[int]
+    pending: Mapped[int]
+    queued: Mapped[int] = mapped_column(server_default="0")
+    running: Mapped[int] = mapped_column(server_default="0")
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")
+    timed_out: Mapped[int] = mapped_column(server_default="0")
+    canceled: Mapped[int] = mapped_column(server_default="0")
+    unreachable: Mapped[int] = mapped_column(server_default="0")
+    lost: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[float] = mapped_column(Float)
+    started_at: Mapped[float | None] = mapped_column(Float)
+    finished_at: Mapped[float | None] = mapped_column(Float)
+
+    __table_args__ = (
+        _one_of("state", TaskState),
+        CheckConstraint(f"hosts = {' + '.join(_COUNTERS)}", name="counters_add_up"),
+        CheckConstraint(" AND ".join(f"{counter} >= 0" for counter in _COUNTERS), name="counters_not_negative"),
+        CheckConstraint("(finished_at IS NULL) = (state IN ('pending', 'running'))", name="final_has_finished"),
+        # Finds what a dead worker left without reading the finished ones.
+        Index("ix_task_open", "owner", sqlite_where=text("finished_at IS NULL"), postgresql_where=text("finished_at IS NULL")),
+    )
+
+
+class ExecutionRow(Base):
+    """A task on one host, and where it stands: the row of truth."""
+
+    __tablename__ = "execution"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id", ondelete="CASCADE"))
+    host: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default=ExecutionState.PENDING.value)
+    epoch: Mapped[int] = mapped_column(server_default="0")  # every claim adds one; a write names the one it knows
+    attempt_id: Mapped[int | None]  # the current attempt
+    exit_code: Mapped[int | None]
+    error: Mapped[str | None]
+    started_at: Mapped[float | None] = mapped_column(Float)
+    finished_at: Mapped[float | None] = mapped_column(Float)
+
+    __table_args__ = (
+        UniqueConstraint("task_id", "host"),
+        _one_of("state", ExecutionState),
+        CheckConstraint("started_at IS NULL OR state NOT IN ('pending', 'queued', 'unreachable')", name="unstarted_has_no_start"),
+        CheckConstraint(
+            "started_at IS NOT NULL OR state NOT IN ('running', 'succeeded', 'failed', 'timed_out', 'lost')", name="started_has_start"
+        ),
+        CheckConstraint("(finished_at IS NULL) = (state IN ('pending', 'queued', 'running'))", name="final_has_finished"),
+        CheckConstraint("(exit_code IS NOT NULL) = (state IN ('succeeded', 'failed'))", name="exit_code_when_ended_by_itself"),
+    )
+
+
+class AttemptRow(Base):
+    """One try at an execution. All are kept."""
+
+    __tablename__ = "attempt"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    execution_id: Mapped[int] = mapped_column(ForeignKey("execution.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    uuid: Mapped[str] = mapped_column(Uuid(as_uuid=False))
+    owner: Mapped[str]
+    epoch: Mapped[int]
+    state: Mapped[str]
+    exit_code: Mapped[int | None]
+    error: Mapped[str | None]
+    queued_at: Mapped[float] = mapped_column(Float)
+    started_at: Mapped[float | None] = mapped_column(Float)
+    finished_at: Mapped[float | None] = mapped_column(Float)
+    stdout_cut: Mapped[int] = mapped_column(BigInteger, server_default="0")  # bytes left out between head and tail
+    stderr_cut: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+    __table_args__ = (UniqueConstraint("execution_id", "number"), _one_of("state", ExecutionState))
+
+
+class OutputRow(Base):
+    """A piece of a stream: the head in pieces as it came, the tail at the end."""
+
+    __tablename__ = "output"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempt.id", ondelete="CASCADE"))
+    stream: Mapped[str]
+    offset: Mapped[int] = mapped_column(BigInteger)  # bytes from the start of the stream
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = (UniqueConstraint("attempt_id", "stream", "offset"), _one_of("stream", Stream))
