@@ -1,16 +1,42 @@
-# Everything is made inside .venv; `make run` and `make test` set up what they need first.
+# Two commands do everything: `make run` and `make test`. Each first makes what it needs, and only once.
+SHELL := /bin/sh
 PYTHON ?= python3
-CMD ?= uname -a
-TARGET ?= localhost
-BIN := .venv/bin
-ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export CMD ?= uname -a
+export TARGET ?= localhost
 
-.PHONY: setup run test check lock clean
+# Program:package pairs of Debian and Ubuntu; what is missing is installed where that is allowed.
+TEST_PROGRAMS := sshd:openssh-server ssh:openssh-client ssh-agent:openssh-client dropbear:dropbear-bin dash:dash bash:bash \
+	busybox:busybox tcsh:tcsh fish:fish ip:iproute2 ps:procps setsid:util-linux strace:strace
 
-setup: .venv/.synced
+.PHONY: run test check bench profile setup lock clean
 
-.venv/.synced: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' || $(MAKE) --no-print-directory python
+run: setup
+	@.venv/bin/fleetflow run "$$CMD" --target "$$TARGET"; code=$$?; .venv/bin/fleetflow status; exit $$code
+
+test: setup check
+	@sh tests/programs.sh $(TEST_PROGRAMS)
+	.venv/bin/pytest
+
+check: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || sh tests/programs.sh --python
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --require-hashes --no-deps -r uv.lock.txt
-	$(BIN)/uv pip sync -q --require-hashes requirements.lock
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
+	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock:
+	.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+	.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --group peers -c requirements.lock -o profiling/peers.lock
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

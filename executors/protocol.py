@@ -5,8 +5,8 @@ from typing import Protocol
 from models.values import Attempt, Command, Host, Result, Stream
 
 
-class Sink(Protocol):
-    """Takes what happens to one attempt. `output` may be called from any thread; it never blocks and keeps its own limits."""
+class Report(Protocol):
+    """Takes what happens to one attempt."""
 
     async def starting(self) -> None:
         """Commit the move `queued -> running`.
@@ -17,7 +17,15 @@ class Sink(Protocol):
         ...
 
     def output(self, stream: Stream, data: bytes) -> None:
-        """Take a chunk of output as it came, of any size."""
+        """Take a chunk of output as it came, of any size; limits are kept behind this. Any thread; never blocks."""
+        ...
+
+
+class Sink(Report, Protocol):
+    """What an executor is given: a report, and a place to say what it waits for."""
+
+    def step(self, what: str) -> None:
+        """Say what is being waited for, as in "waiting for its banner": it explains a deadline that passes before the start."""
         ...
 
 

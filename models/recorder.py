@@ -145,9 +145,9 @@ class Recording:
 
     async def starting(self) -> None:
         """Commit `queued -> running`; raises `TransitionError` when the execution is not ours any more."""
+        self._state = ExecutionState.RUNNING  # also when a cancel falls into the commit: it is under way, and the end comes after it
         if not await self._recorder.put(Started(self._claim, time.time())):
-            raise TransitionError(self._state, ExecutionState.RUNNING)
-        self._state = ExecutionState.RUNNING
+            raise TransitionError(ExecutionState.QUEUED, ExecutionState.RUNNING)
 
     def output(self, stream: Stream, data: bytes) -> None:
         """Take a chunk of output. Any thread."""

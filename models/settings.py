@@ -1,6 +1,7 @@
 """The settings: FLEETFLOW_* in the environment, then fleetflow.toml in FLEETFLOW_HOME, then the defaults below."""
 
 import os
+import re
 import tomllib
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +89,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The SQLAlchemy URL of fleetflow's database."""
         return self.database_url or f"sqlite:///{self.home / 'fleetflow.db'}"
+
+    @cached_property
+    def database_shown(self) -> str:
+        """The database's URL without its password."""
+        return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", self.database)
 
 
 def _refuse_unknown_variables() -> None:

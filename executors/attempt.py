@@ -1,0 +1,74 @@
+"""Carries out one attempt under its deadlines, and says how it ended as one of the final states."""
+
+import asyncio
+import logging
+
+from executors.protocol import Executor, Report
+from models.errors import FleetflowError, LostError, UnreachableError
+from models.records import Outcome
+from models.states import ExecutionState
+from models.values import Attempt, Command, Host, Result, Stream
+
+logger = logging.getLogger(__name__)
+
+
+async def carry_out(
+    executor: Executor, attempt: Attempt, host: Host, command: Command, report: Report, *, connect_timeout: float
+) -> Outcome:
+    """Run an attempt to an outcome. Both deadlines count from this call; a cancel from outside goes through.
+
+    Before the start the host has `connect_timeout` seconds (or the command's timeout, when that is shorter) and ends
+    `unreachable`; after the start the command's timeout holds.
+    """
+    began = asyncio.get_running_loop().time()
+    first = min(connect_timeout, command.timeout or connect_timeout)
+    try:
+        async with asyncio.timeout_at(began + first) as deadline:
+            gate = _Gate(report, deadline, None if command.timeout is None else began + command.timeout)
+            return _ended(await executor.run(attempt, host, command, gate))
+    except TimeoutError:
+        if gate.open:
+            return Outcome(state=ExecutionState.TIMED_OUT, error=f"timed out after {command.timeout:g} s")
+        return Outcome(state=ExecutionState.UNREACHABLE, error=f"no answer within {first:g} s{gate.waiting_for}")
+    except UnreachableError as error:
+        return Outcome(state=ExecutionState.UNREACHABLE, error=error.reason)
+    except LostError as error:
+        return Outcome(state=ExecutionState.LOST, error=error.reason)
+    except FleetflowError:
+        raise
+    except Exception as error:
+        logger.exception("attempt %s on %r broke the executor", attempt.id, host.name)
+        state = ExecutionState.LOST if gate.open else ExecutionState.UNREACHABLE
+        return Outcome(state=state, error=f"internal error: {error!r}; the worker's log has the details")
+
+
+def _ended(result: Result) -> Outcome:
+    if result.exit_code == 0:
+        return Outcome(state=ExecutionState.SUCCEEDED, exit_code=0)
+    return Outcome(state=ExecutionState.FAILED, exit_code=result.exit_code)
+
+
+class _Gate:
+    """The sink on its way through: from `starting` on, the deadline is the command's own."""
+
+    def __init__(self, report: Report, deadline: asyncio.Timeout, end: float | None) -> None:
+        self._report = report
+        self._deadline = deadline
+        self._end = end
+        self._step = ""
+        self.open = False
+
+    @property
+    def waiting_for(self) -> str:
+        return f" ({self._step})" if self._step else ""
+
+    def step(self, what: str) -> None:
+        self._step = what
+
+    async def starting(self) -> None:
+        self.open = True  # before the commit: if the deadline falls into it, the row may already say `running`
+        self._deadline.reschedule(self._end)
+        await self._report.starting()
+
+    def output(self, stream: Stream, data: bytes) -> None:
+        self._report.output(stream, data)

@@ -1,0 +1,236 @@
+"""The lifeline: what is said with a host about one command, without any input or output of its own.
+
+The host gets one constant command line, and everything else over stdin, the *payload*: a wrapper in POSIX sh
+(executors/lifeline.sh), the values it needs, script and stdin. The wrapper prepares all that can fail, prints a *ready mark*
+on both streams, and waits. `GO` starts the command. From then on our end of its stdin is its lifeline: when that ends, or
+brings no `BEAT` for `beat_timeout` seconds, the wrapper ends the whole process tree: TERM, at most `grace` seconds, KILL.
+When the command ends by itself the wrapper prints an *end mark* with the exit code on both streams.
+
+    payload ->          <- ready          GO, BEAT, BEAT ... ->          <- exit 0
+
+So output is exact and complete at the end mark (what a noisy profile printed before, and what a child left behind prints
+after, is not the command's), and the death of the wrapper without an end mark, after our EOF, proves that the tree is gone.
+
+A mark is RS, a nonce that the command cannot know, a word and a newline. Nothing but `REMOTE_LINE` is ever in an argument list.
+"""
+
+import math
+import re
+import secrets
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from models.errors import UsageError
+from models.values import Attempt, Command, Stream
+
+# Free of ' (inside), ! and \, which tcsh and fish read in their own way even in single quotes.
+_READ_A_LINE = 'IFS= read -r ff_x;eval "$ff_x"'
+REMOTE_LINE = f"exec /bin/sh -c '{_READ_A_LINE}'"
+LOCAL_ARGV = ("/bin/sh", "-c", _READ_A_LINE)
+GO = b"go\n"
+BEAT = b"\n"
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_OURS = ("FLEETFLOW_ATTEMPT", "FLEETFLOW_SCRIPT", "ff_")
+_READ_ONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})  # in one shell or another
+_STRING_LIMIT = 128 * 1024  # MAX_ARG_STRLEN of Linux: no longer `NAME=value` can be given to a program
+_INLINE = 8192  # bytes that the shell reads one by one (0.35 ms a KiB); above, a file on the host costs less
+_PIPED = 4096  # bytes that any pipe takes without a reader
+_PLAIN = frozenset(b"\t ,./:;=@_" + string.ascii_letters.encode() + string.digits.encode())
+
+_REFUSALS = {
+    "spool": "no room for the command's input: ${TMPDIR:-/tmp} on the host is full or not writable, or it has no `head -c`",
+    "cwd": "its working directory {cwd!r} does not exist there, or may not be entered",
+}
+
+
+class Session:
+    """What is sent to a host for one command, and what its answer means.
+
+    `env` replaces `command.env`, secrets revealed. `grace` and `beat_timeout` are seconds. Raises `UsageError` for what no
+    shell can be given: NUL bytes, names that are no names.
+    """
+
+    def __init__(
+        self, attempt: Attempt, command: Command, *, env: Mapping[str, str], grace: float, beat_timeout: float, sh: str = "/bin/sh"
+    ) -> None:
+        nonce = secrets.token_hex(16)
+        self._cwd = command.cwd
+        self._readers = {stream: _Reader(b"\x1e" + nonce.encode()) for stream in Stream}
+        values = {
+            "ff_nonce": nonce,
+            "ff_random": secrets.token_hex(8),
+            "ff_marker": f"FLEETFLOW_ATTEMPT={attempt.id}",
+            "ff_sh": sh,
+            "ff_cwd": _path(command.cwd),
+            "ff_grace": f"{grace:g}",
+            "ff_whole_grace": str(math.ceil(grace)),
+            "ff_beat": str(math.ceil(beat_timeout)),
+        }
+        _refuse_nul(command, env)
+        self.payload = _payload(sh, values, _environment(env, attempt), command)
+
+    @property
+    def ready(self) -> bool:
+        """Whether only `GO` is missing."""
+        return all(reader.word == "ready" for reader in self._readers.values())
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the host could not prepare the command; nothing has started then."""
+        words = [reader.word for reader in self._readers.values()]
+        reason = next((word.removeprefix("refused ") for word in words if word.startswith("refused ")), None)
+        return None if reason is None else _REFUSALS[reason].format(cwd=self._cwd)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, 128 + n for signal n, as soon as all output of the command has been fed."""
+        words = [reader.word for reader in self._readers.values()]
+        return int(words[0].removeprefix("exit ")) if all(word.startswith("exit ") for word in words) else None
+
+    @property
+    def last_words(self) -> bytes:
+        """The end of what was said on stderr before the ready mark: why the shell did not come that far."""
+        return self._readers[Stream.STDERR].noise
+
+    def feed(self, stream: Stream, data: bytes) -> bytes:
+        """Take what came on a stream, in chunks of any size; returns the command's own output in it."""
+        return self._readers[stream].feed(data)
+
+
+class _Reader:
+    """Cuts the output of the command out of one stream."""
+
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
+        self._held = b""  # may be the beginning of a mark
+        self.word = ""  # of the last mark: "ready", "refused REASON", "exit CODE"
+        self.noise = b""
+
+    def feed(self, data: bytes) -> bytes:
+        output = b""
+        data = self._held + data if self._held else data
+        while not self._is_over:
+            before, mark, after = data.partition(self._mark)
+            word, newline, rest = after.partition(b"\n")
+            if not newline:
+                before, self._held = (before, mark + after) if mark else self._hold_back(before)
+                return output + self._own(before) if output else self._own(before)
+            output += self._own(before)
+            self.word, data = word.decode("ascii", "replace"), rest
+        return output
+
+    @property
+    def _is_over(self) -> bool:
+        return self.word.startswith(("exit ", "refused "))
+
+    def _own(self, data: bytes) -> bytes:
+        if self.word == "ready":
+            return data
+        self.noise = (self.noise + data)[-1024:]
+        return b""
+
+    def _hold_back(self, data: bytes) -> tuple[bytes, bytes]:
+        """Split off what may be the beginning of a mark that goes on in the next chunk."""
+        start = data.find(self._mark[:1], max(0, len(data) - len(self._mark)))
+        while start >= 0 and not self._mark.startswith(data[start:]):
+            start = data.find(self._mark[:1], start + 1)
+        return (data, b"") if start < 0 else (data[:start], data[start:])
+
+
+# Reads lines up to a single dot, and does them; text that was cut short is never done.
+_READ_LINES = (
+    'ff_n=${IFS#??};ff_t=;while IFS= read -r ff_l&&[ "$ff_l" != . ];do ff_t="$ff_t$ff_l$ff_n";done;[ "$ff_l" = . ]||exit 1;eval "$ff_t"'
+)
+
+
+def _payload(sh: str, values: Mapping[str, str], env: Mapping[str, str], command: Command) -> bytes:
+    way = _way(command.script, command.stdin)
+    # dropbear gives its sessions no process group of their own.
+    boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{_READ_A_LINE}';{_READ_A_LINE}"
+    lines = [f"{name}={_quote(value)}" for name, value in values.items()]
+    lines += [f"ff_prepare() {{\n{way.prepare}\n}}", f"ff_run() {{\n{way.run}\n}}"]
+    lines += ["ff_environment() {", *(f"export {name}={_quote(value)}" for name, value in env.items()), "}"]
+    return b"\n".join([_encode("\n".join([boot, _READ_LINES, *lines, _wrapper(), "."])), way.spooled])
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How script and stdin travel: what is done in sh before the ready mark and at the start, and what a file on the host takes."""
+
+    prepare: str
+    run: str = "(ff_command)"
+    spooled: bytes = b""
+
+
+def _way(script: str, stdin: bytes) -> _Way:
+    if len(_encode(script)) > _INLINE:
+        return _spool_both(_encode(script), stdin)
+    prepare = f"ff_script={_quote(script)}"
+    if not stdin:
+        return _Way(prepare)
+    if len(stdin) <= _PIPED and len(pattern := _printf_pattern(stdin)) <= _INLINE:
+        return _Way(prepare, f"printf '{pattern}' | (ff_command)")
+    return _Way(f"{prepare}\nff_spool {len(stdin)}", "(ff_command) <&6 6<&-", stdin)
+
+
+def _spool_both(script: bytes, stdin: bytes) -> _Way:
+    """The script first, stdin behind it: the command's own sh reads the one and leaves the other, where it stands, as its stdin."""
+    sentinel = secrets.token_hex(8)  # missing if that read was short; it also keeps the newlines at the end
+    size = len(script) + len(sentinel)
+    load = f" bs={size} count=1 2>/dev/null){'' if stdin else ';exec </dev/null'}"
+    check = (
+        f';case $ff_x in *{sentinel}) eval "unset ff_x;${{ff_x%{sentinel}}}";; *) echo "fleetflow: the script was cut" >&2;exit 126;; esac'
+    )
+    # dd by its full name: the command's own PATH may not have it.
+    prepare = f"ff_spool {size + len(stdin)}\nff_dd=$(command -v dd) || ff_refuse spool\nff_script='ff_x=$('$ff_dd'{load}{check}'"
+    return _Way(prepare, "(ff_command) <&6 6<&-", script + sentinel.encode() + stdin)
+
+
+@cache
+def _wrapper() -> str:
+    lines = (resources.files("executors") / "lifeline.sh").read_text("ascii").splitlines()
+    return "\n".join(line.strip() for line in lines if line and not line.lstrip().startswith("#"))
+
+
+def _environment(env: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
+    """What the command's environment gets; raises `UsageError` for what it cannot get."""
+    for name, value in env.items():
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"environment variable {name!r}: a name has letters, digits and _")
+        if name in _READ_ONLY or name.startswith(_OURS):
+            raise UsageError(f"environment variable {name}: this name is taken by the shell or by fleetflow; choose another one")
+        if len(name) + len(_encode(value)) + 2 > _STRING_LIMIT:
+            raise UsageError(f"environment variable {name}: longer than the 128 KiB that Linux lets a program have; use stdin")
+    return {**env, "FLEETFLOW_ATTEMPT": str(attempt.id)}
+
+
+def _refuse_nul(command: Command, env: Mapping[str, str]) -> None:
+    texts = {"the command": command.script, "the working directory": command.cwd or ""}
+    texts |= {f"environment variable {name}": value for name, value in env.items()}
+    for what, text in texts.items():
+        if "\0" in text:
+            raise UsageError(f"{what}: a NUL byte cannot be given to a shell")
+
+
+def _path(cwd: str | None) -> str:
+    """A path that `cd` cannot take for `-`."""
+    return f"./{cwd}" if cwd and not cwd.startswith("/") else cwd or ""
+
+
+def _quote(text: str) -> str:
+    """One word of sh on one line; the variable ff_n holds a newline."""
+    quoted = text.replace("'", "'\"'\"'").replace("\n", "'\"$ff_n\"'")
+    return f"'{quoted}'"
+
+
+def _printf_pattern(data: bytes) -> str:
+    """What makes printf print these bytes: plain where that is safe, else octal."""
+    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in data)
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,135 @@
+"""Follows a task from the command line until it has ended: what the store shows, with the worker's word to save the waiting."""
+
+import json
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fleetflow.client import Prefect
+from models.errors import UnavailableError
+from models.records import Execution, Task
+
+if TYPE_CHECKING:  # importing the store costs a third of a second, which passes while the worker works
+    from models.store import Store
+
+_LOOK = 0.1  # seconds between two looks at the store
+_ASK = 2.0  # seconds between two questions to Prefect, for runs that the worker will never tell about
+
+OnEnded = Callable[[Execution], None]
+OnProgress = Callable[[Task], None]
+
+
+class Follower:
+    """Follows one flow run; may be asked again after an interruption, and then goes on where it was."""
+
+    def __init__(self, prefect: Prefect, flow_run_id: uuid.UUID, bell: Path) -> None:
+        self.flow_run_id = flow_run_id
+        self._prefect = prefect
+        self._over = threading.Event()  # the flow run has ended
+        self._seen: set[int] = set()  # executions that have been told
+        self._last: Task | None = None
+        threading.Thread(target=self._listen, args=(bell,), daemon=True).start()
+
+    def until_ended(self, store: "Store", on_ended: OnEnded, on_progress: OnProgress) -> Task | None:
+        """Return the ended task, or None when the flow run ended without one. Tells of every host that ends, and of all progress.
+
+        Raises `UnavailableError` when the flow run has been deleted.
+        """
+        asked = time.monotonic()
+        while True:
+            over = self._over.is_set()
+            task = store.task_of_flow_run(self.flow_run_id)
+            if task is not None and task != self._last:
+                self._tell(store, task, on_ended)
+                on_progress(task)
+                self._last = task
+            if over or (task is not None and task.state.is_final):
+                return task
+            if time.monotonic() - asked > _ASK:
+                asked = time.monotonic()
+                self._ask()
+            self._over.wait(_LOOK)
+
+    def _tell(self, store: "Store", task: Task, on_ended: OnEnded) -> None:
+        if task.done == len(self._seen):
+            return
+        for execution in store.executions(task.id):
+            if execution.state.is_final and execution.id not in self._seen:
+                self._seen.add(execution.id)
+                on_ended(execution)
+
+    def _ask(self) -> None:
+        try:
+            found = self._prefect.flow_run(self.flow_run_id)
+        except UnavailableError:
+            return  # the task goes on without Prefect's server, and so do we
+        if found is None:
+            raise UnavailableError("Prefect", "the flow run has been deleted")
+        if found.is_final:
+            self._over.set()
+
+    def _listen(self, bell: Path) -> None:
+        """Wait for the worker's word; asking for it also wakes the worker at once."""
+        try:
+            with socket.socket(socket.AF_UNIX) as channel:
+                channel.connect(str(bell))
+                channel.sendall(json.dumps({"watch": str(self.flow_run_id)}).encode() + b"\n")
+                if channel.makefile("rb").readline():
+                    self._over.set()
+        except OSError:
+            return  # no worker on this machine: Prefect is asked instead
+
+
+class Lines:
+    """Progress for a file or a pipe: a line now and then."""
+
+    _EVERY = 5.0  # seconds
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + self._EVERY
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, task: Task) -> None:
+        if time.monotonic() >= self._next and not task.state.is_final:
+            self._next = time.monotonic() + self._EVERY
+            print(f"task {task.id}: {counts(task)}", file=sys.stderr, flush=True)  # noqa: T201 - this is what it is for
+
+
+class Bar:
+    """Progress for a terminal: one line that is drawn again."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True, markup=False, highlight=False), transient=True)
+        self._line = self.progress.add_task("waiting for the worker", total=None, counts="")
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, task: Task) -> None:
+        self.progress.update(self._line, description=f"task {task.id}", total=task.hosts, completed=task.done, counts=counts(task))
+
+
+def counts(task: Task) -> str:
+    """`3 of 100 done, 1 failed, 20 running`."""
+    extra = [
+        f"{number} {state}" for state, number in task.counts.items() if number and state.value not in {"pending", "queued", "succeeded"}
+    ]
+    return ", ".join([f"{task.done} of {task.hosts} done", *extra])

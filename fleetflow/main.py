@@ -1,0 +1,64 @@
+"""The command `fleetflow`: gathers the subcommands, and turns errors into one line and an exit code."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from click import ClickException, exceptions
+
+from fleetflow import configuration, database, host, run, stack, task
+from models.errors import FleetflowError
+
+app = typer.Typer(
+    name="fleetflow",
+    help="Run commands on fleets of hosts as Prefect flows, and keep every host's result.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: importing rich would cost each command 0.1 s
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("up")(stack.up_command)
+app.command("down")(stack.down_command)
+app.command("status")(stack.status_command)
+app.add_typer(task.app, name="task")
+app.add_typer(host.app, name="host")
+app.add_typer(configuration.app, name="config")
+app.add_typer(database.app, name="db")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"fleetflow {version('fleetflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Run commands on fleets of hosts as Prefect flows, and keep every host's result."""
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except FleetflowError as error:
+        typer.echo(f"fleetflow: {error}", err=True)
+        return error.exit_code
+    except ClickException as error:
+        error.show()
+        return error.exit_code
+    except exceptions.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, exceptions.Abort):
+        return 130
+    except BrokenPipeError:  # the reader of our output has had enough
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,215 @@
+"""`fleetflow run`: sends one command to the hosts of a target, follows it, and shows what came."""
+
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fleetflow import stack
+from fleetflow.text import inert
+from models import commands
+from models.errors import UsageError
+from models.settings import Settings
+from models.values import Command, ExecutorKind, HostKeyPolicy
+
+if TYPE_CHECKING:  # each of these costs a tenth of a second or more, and waits until it is needed
+    from fleetflow.client import Prefect
+    from fleetflow.follow import Bar, Follower, Lines, OnProgress
+    from models.records import Execution, Task
+    from models.store import Store
+    from models.values import Stream
+
+_EXIT_CODES = {"Refused": 2, "No hosts": 3}  # by the name that the flow gives to the state of a run it refuses
+_STDIN_BYTES = 256 * 1024  # Prefect takes parameters of at most 512 KiB
+
+
+def run(
+    command: Annotated[str, typer.Argument(help="Shell text to run on every host.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="Hosts: web[1-9],@db,!web7  user@name:port  tag:dc=ams  localhost.")],
+    executor: Annotated[ExecutorKind | None, typer.Option(help="How hosts are reached; default: as the inventory says, else ssh.")] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="User to log in as over SSH.")] = None,
+    identity: Annotated[Path | None, typer.Option("--identity", "-i", help="SSH private key to offer first.")] = None,
+    host_key: Annotated[HostKeyPolicy | None, typer.Option(help="What to do with a host key that is not in known_hosts.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds the command may take on a host.")] = None,
+    connect_timeout: Annotated[float | None, typer.Option(help="Seconds a host has to accept the command.")] = None,
+    forks: Annotated[int | None, typer.Option("--forks", "-f", help="Hosts that run at the same time.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", "-e", help="NAME=value, stored and shown; NAME=secret:KEY is resolved by the worker.")
+    ] = None,
+    cwd: Annotated[str | None, typer.Option(help="Folder on the host in which the command runs.")] = None,
+    stdin: Annotated[str | None, typer.Option(help="File that the command reads from its standard input; - for ours.")] = None,
+    fold: Annotated[bool, typer.Option("--fold", "-b", help="Show equal outputs together.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each host.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave as soon as the task is accepted.")] = False,
+) -> None:
+    """Run a command on the hosts of a target.
+
+    Exit code: 0 all succeeded, 1 some host did not, 2 usage, 3 the target matches no host, 4 Prefect, worker or database
+    cannot be reached, 130 interrupted.
+    """
+    settings = Settings.load()
+    what = Command(script=command, env=commands.parse_env(env or []), cwd=cwd, stdin=_read_stdin(stdin), timeout=timeout)
+    commands.check(what)
+    commands.check_limits(
+        settings.forks if forks is None else forks, settings.connect_timeout if connect_timeout is None else connect_timeout
+    )
+    _check_target(settings, target)
+    text, encoding = commands.encode_stdin(what.stdin)
+    asked = {
+        "command": command,
+        "target": target,
+        "executor": executor and executor.value,
+        "user": user,
+        "identity": identity and str(_existing(identity)),
+        "host_key": host_key and host_key.value,
+        "timeout": timeout,
+        "connect_timeout": connect_timeout,
+        "forks": forks,
+        "cwd": cwd,
+        "env": env,
+        "stdin": text,
+        "stdin_encoding": encoding if text else None,
+    }
+    parameters = {name: value for name, value in asked.items() if value not in (None, "", [])}
+    raise typer.Exit(_send(settings, parameters, Show(fold=fold, as_json=as_json), wait=not no_wait))
+
+
+@dataclass(frozen=True)
+class Show:
+    """How results are shown."""
+
+    fold: bool
+    as_json: bool
+
+
+def _read_stdin(source: str | None) -> bytes:
+    if source is None:
+        return b""
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--stdin {source}: {error.strerror}") from None
+    if len(data) > _STDIN_BYTES:
+        raise UsageError(
+            f"--stdin {source}: {len(data)} bytes are more than the {_STDIN_BYTES} that a task can carry; bring large files to the hosts first"
+        )
+    return data
+
+
+def _existing(identity: Path) -> Path:
+    path = identity.expanduser().absolute()
+    if not path.is_file():
+        raise UsageError(f"--identity {identity}: there is no such key file")
+    return path
+
+
+def _check_target(settings: Settings, target: str) -> None:
+    from models.inventory import Inventory
+
+    from models import targets
+
+    if settings.prefect_api_url:
+        targets.check_syntax(target)  # the inventory is the worker's, which may be another machine's
+    else:
+        targets.resolve(target, Inventory.load(settings.home, settings.ssh_config.expanduser()))
+
+
+def _send(settings: Settings, parameters: dict[str, Any], show: Show, *, wait: bool) -> int:
+    from fleetflow.client import DEPLOYMENT, Prefect
+
+    endpoint = stack.ensure_stack(settings)
+    with Prefect(endpoint.api_url, endpoint.auth) as prefect:
+        run = prefect.run_deployment(DEPLOYMENT, parameters, key=f"fleetflow-{uuid.uuid4()}")
+        if not wait:
+            typer.echo(f"accepted as flow run {run.id} ({run.name}); `fleetflow task list` shows its task", err=True)
+            return 0
+        return _wait(settings, prefect, run.id, show)
+
+
+def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, show: Show) -> int:
+    from fleetflow.follow import Follower
+    from models.store import Store
+
+    follower = Follower(prefect, flow_run_id, stack.worker_socket(settings.home))
+    store = Store.open(settings.database)
+    printer = Printer(store, show)
+    interrupted = False
+    with _progress(show) as progress:
+        try:
+            task = follower.until_ended(store, printer.take, progress.show)
+        except KeyboardInterrupt:
+            interrupted = True
+            task = _cancel(prefect, store, follower, printer, progress.show)
+    printer.finish()
+    if interrupted:
+        return 130
+    return _refused(prefect, flow_run_id) if task is None else _conclude(task)
+
+
+def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: "Printer", show: "OnProgress") -> "Task | None":
+    task = store.task_of_flow_run(follower.flow_run_id)
+    name = f"task {task.id}" if task else f"flow run {follower.flow_run_id}"
+    typer.echo(f"canceling {name}; Ctrl-C again leaves at once", err=True)
+    try:
+        prefect.cancel(follower.flow_run_id)
+        return follower.until_ended(store, printer.take, show)
+    except KeyboardInterrupt:
+        typer.echo(f"left {name} while it is being canceled; `fleetflow task list` shows how it ends", err=True)
+        return task
+
+
+def _conclude(task: "Task") -> int:
+    from models.states import ExecutionState, TaskState
+
+    if task.state is TaskState.SUCCEEDED:
+        return 0
+    reason = f" ({task.reason})" if task.reason else ""
+    typer.echo(f"task {task.id} {task.state}: {task.counts[ExecutionState.SUCCEEDED]} of {task.hosts} hosts succeeded{reason}", err=True)
+    return 1
+
+
+def _refused(prefect: "Prefect", flow_run_id: uuid.UUID) -> int:
+    """The flow ended before it had opened a task: its state says why."""
+    found = prefect.flow_run(flow_run_id)
+    typer.echo(f"fleetflow: {inert(found.message) if found else 'the flow run has been deleted'}", err=True)
+    return _EXIT_CODES.get(found.state_name if found else "", 1)
+
+
+def _progress(show: Show) -> "Bar | Lines":
+    from fleetflow.follow import Bar, Lines
+
+    return Bar() if sys.stderr.isatty() and not show.as_json else Lines()
+
+
+class Printer:
+    """Prints results as hosts end, or keeps them for folding."""
+
+    def __init__(self, store: "Store", show: Show) -> None:
+        self._store = store
+        self._show = show
+        self._kept: list[tuple[Execution, dict[Stream, bytes]]] = []
+
+    def take(self, execution: "Execution") -> None:
+        from fleetflow import results
+
+        pieces = self._store.output(execution.attempt_id) if execution.attempt_id is not None else []
+        output = results.streams(execution, pieces)
+        if self._show.as_json:
+            typer.echo(results.as_json(execution, output))
+        elif self._show.fold:
+            self._kept.append((execution, output))
+        else:
+            results.print_lines(execution, output, typer.echo, _to_stderr)
+
+    def finish(self) -> None:
+        if self._kept:
+            from fleetflow import results
+
+            results.print_folded(self._kept, typer.echo)
+
+
+def _to_stderr(line: str) -> None:
+    typer.echo(line, err=True)

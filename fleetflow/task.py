@@ -1,0 +1,172 @@
+"""`fleetflow task`: what has run, what is running, and what it printed."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fleetflow import stack
+from fleetflow.text import clock, inert, stamp
+from models.errors import UsageError
+from models.settings import Settings
+
+if TYPE_CHECKING:  # SQLAlchemy costs a third of a second, which `--help` need not pay
+    from models.records import Execution, Task
+    from models.store import Store
+
+app = typer.Typer(help="Tasks: what has run, and what it printed.", no_args_is_help=True, rich_markup_mode=None)
+
+Number = Annotated[int, typer.Argument(help="The task's number.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+def _open() -> "Store":
+    from models.store import Store
+
+    return Store.open(Settings.load().database)
+
+
+@app.command("list")
+def list_tasks(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the newest first.")] = 20,
+    before: Annotated[int | None, typer.Option(help="Only tasks older than this number.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the newest tasks."""
+    tasks = _open().tasks(limit, before)
+    if as_json:
+        for task in tasks:
+            typer.echo(json.dumps(_task_row(task)))
+        return
+    from fleetflow.follow import counts
+
+    for task in tasks:
+        typer.echo(f"{task.id:>6}  {task.state:9}  {clock(task.created_at)}  {counts(task):24}  {inert(task.name)}")
+
+
+def _task_row(task: "Task") -> dict[str, Any]:
+    return {
+        "task": task.id,
+        "state": task.state.value,
+        "reason": task.reason,
+        "name": task.name,
+        "command": task.command.script,
+        "target": task.target,
+        "hosts": task.hosts,
+        **{state.value: number for state, number in task.counts.items()},
+        "flow_run": str(task.flow_run_id) if task.flow_run_id else None,
+        "created_at": stamp(task.created_at),
+        "started_at": stamp(task.started_at),
+        "finished_at": stamp(task.finished_at),
+    }
+
+
+@app.command()
+def show(number: Number, as_json: Json = False) -> None:
+    """Show a task and how each host stands."""
+    store = _open()
+    task, executions = store.task(number), store.executions(number)
+    if as_json:
+        for execution in executions:
+            typer.echo(json.dumps(_execution_row(execution)))
+        return
+    from fleetflow.follow import counts
+
+    typer.echo(f"task {task.id} {task.state}: {counts(task)}" + (f" ({inert(task.reason)})" if task.reason else ""))
+    for name, value in _details(task):
+        typer.echo(f"  {name:9} {value}")
+    for execution in sorted(executions, key=lambda execution: (execution.state == "succeeded", execution.id)):
+        typer.echo(_execution_line(execution))
+
+
+def _details(task: "Task") -> list[tuple[str, str]]:
+    command = task.command
+    rows = [("command", inert(json.dumps(command.script, ensure_ascii=False))), ("target", inert(task.target))]
+    rows += [("env", inert(f"{name}={value}")) for name, value in command.env.items()]
+    rows += [("cwd", inert(command.cwd))] if command.cwd else []
+    rows += [("timeout", f"{command.timeout:g} s")] if command.timeout else []
+    times = (("created", task.created_at), ("started", task.started_at), ("finished", task.finished_at))
+    rows += [(name, shown) for name, seconds in times if (shown := clock(seconds))]
+    return rows + ([("flow run", str(task.flow_run_id))] if task.flow_run_id else [])
+
+
+def _execution_row(execution: "Execution") -> dict[str, Any]:
+    return {
+        "task": execution.task_id,
+        "host": execution.host,
+        "state": execution.state.value,
+        "exit_code": execution.exit_code,
+        "error": execution.error,
+        "attempt": execution.attempt,
+        "started_at": stamp(execution.started_at),
+        "finished_at": stamp(execution.finished_at),
+        "duration_s": execution.duration,
+        "truncated": sum(execution.cut.values()),
+    }
+
+
+def _execution_line(execution: "Execution") -> str:
+    code = "" if execution.exit_code is None else f"exit {execution.exit_code}"
+    seconds = "" if execution.duration is None else f"{execution.duration:.2f} s"
+    return f"  {execution.state:11}  {inert(execution.host):24}  {code:8}  {seconds:>9}  {inert(execution.error or '')}".rstrip()
+
+
+@app.command()
+def output(
+    number: Number,
+    host: Annotated[str | None, typer.Option("--host", "-H", help="Only this host, as the target named it.")] = None,
+    fold: Annotated[bool, typer.Option("--fold", "-b", help="Show equal outputs together.")] = False,
+    raw: Annotated[bool, typer.Option(help="The bytes of one host's stdout as they came; not for a terminal.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what the hosts of a task printed."""
+    from fleetflow.run import Printer, Show
+
+    store = _open()
+    store.task(number)
+    executions = store.executions(number, host)
+    if raw:
+        _write_raw(store, executions)
+        return
+    printer = Printer(store, Show(fold=fold, as_json=as_json))
+    for execution in executions:
+        printer.take(execution)
+    printer.finish()
+
+
+def _write_raw(store: "Store", executions: "list[Execution]") -> None:
+    import sys
+
+    from fleetflow.results import streams
+    from models.values import Stream
+
+    if len(executions) != 1:
+        raise UsageError("--raw shows one host: name it with --host")
+    if sys.stdout.isatty():
+        raise UsageError("--raw is not for a terminal: a host's bytes could act on it; send it to a file or a pipe")
+    execution = executions[0]
+    pieces = store.output(execution.attempt_id) if execution.attempt_id is not None else []
+    sys.stdout.buffer.write(streams(execution, pieces)[Stream.STDOUT])
+
+
+@app.command()
+def cancel(number: Number, no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it has ended.")] = False) -> None:
+    """End a task: its commands are ended on their hosts, what has not started never will."""
+    from fleetflow.client import Prefect
+    from fleetflow.follow import Follower
+
+    settings = Settings.load()
+    store = _open()
+    task = store.task(number)
+    if task.state.is_final:
+        typer.echo(f"task {number} has ended already: {task.state}", err=True)
+        return
+    if task.flow_run_id is None:
+        raise UsageError(f"task {number} belongs to no flow run")
+    endpoint = stack.ensure_stack(settings)
+    with Prefect(endpoint.api_url, endpoint.auth) as prefect:
+        prefect.cancel(task.flow_run_id)
+        if no_wait:
+            return
+        ended = Follower(prefect, task.flow_run_id, stack.worker_socket(settings.home)).until_ended(store, lambda _: None, lambda _: None)
+    typer.echo(f"task {number} {ended.state if ended else 'ended'}", err=True)

@@ -1,0 +1,1 @@
+"""The way into Prefect: flows, worker, artifacts. Nothing else imports prefect."""

@@ -1,0 +1,67 @@
+"""The parts that the flows of one process share: store, recorder and executors. The only place that builds them."""
+
+from dataclasses import dataclass
+
+from executors.local import Local
+from executors.ssh.executor import Ssh
+
+from executors.protocol import Executor
+from models.owner import Owner
+from models.recorder import Recorder
+from models.settings import Settings
+from models.store import Store
+from models.values import ExecutorKind
+
+
+@dataclass(frozen=True)
+class Context:
+    """What flows run with. One a process, so that connections stay open from run to run."""
+
+    settings: Settings
+    owner: Owner
+    store: Store
+    recorder: Recorder
+    executors: dict[ExecutorKind, Executor]
+
+    async def aclose(self) -> None:
+        """Write what is left, and close every connection."""
+        for executor in self.executors.values():
+            await executor.aclose()
+        await self.recorder.aclose()
+        self.store.close()
+
+
+_current: Context | None = None
+
+
+def open_context(settings: Settings, owner: Owner) -> Context:
+    """Build the process's context; raises `UnavailableError` when the database cannot be used."""
+    global _current  # noqa: PLW0603 - Prefect calls flows with their parameters alone: what they share must be found from here
+    store = Store.open(settings.database)
+    _current = Context(
+        settings=settings,
+        owner=owner,
+        store=store,
+        recorder=Recorder(store, output_limit=settings.output_limit),
+        executors={
+            ExecutorKind.LOCAL: Local(grace=settings.grace, beat_timeout=settings.beat_timeout),
+            ExecutorKind.SSH: Ssh(settings),
+        },
+    )
+    return _current
+
+
+def current() -> Context:
+    """The process's context; built on first use where no worker has done it."""
+    if _current is not None:
+        return _current
+    settings = Settings.load()
+    return open_context(settings, Owner.load(settings.home))
+
+
+async def close_context() -> None:
+    """Close the process's context, if there is one."""
+    global _current
+    if _current is not None:
+        closing, _current = _current, None
+        await closing.aclose()

@@ -1,0 +1,93 @@
+"""Takes a task from its opening to its end: the store, the rollout, the log and the artifacts, in this order."""
+
+import asyncio
+import json
+import logging
+
+from models.targets import fold
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed
+
+from flows import artifacts, summary
+from flows.context import Context
+from flows.request import Request
+from flows.rollout import Rollout
+from flows.shards import run_shards
+from models.recorder import Recording
+from models.records import Outcome, Task, TaskSpec
+from models.states import ExecutionState, TaskState
+
+_LOGGED = 20  # failed hosts that get lines of their own in the log
+
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+
+async def perform(context: Context, request: Request) -> State[None]:
+    """Run a request as the task of the current flow run; a retried flow run runs what has never started of its task.
+
+    However this ends, the task has ended too. Returns the flow run's final state.
+    """
+    log = get_run_logger()
+    task = await _open(context, request)
+    names = _shortened(fold(host.name for host in request.hosts))
+    log.info("Task %d: %s on %s: %s", task.id, json.dumps(request.command.script), summary.count_hosts(task.hosts), names)
+    try:
+        claims = await asyncio.to_thread(context.store.claim, task.id, str(context.owner))
+        await run_shards(Rollout(context, request, on_end=_Reporter(log)), claims)
+    except asyncio.CancelledError:
+        await _conclude(context, task.id, log, canceled=True, reason="canceled")
+        raise
+    except Exception as error:
+        await _conclude(context, task.id, log, reason=str(error))
+        raise
+    ended, sentence = await _conclude(context, task.id, log)
+    return Completed(message=sentence) if ended.state is TaskState.SUCCEEDED else Failed(message=sentence)
+
+
+async def _open(context: Context, request: Request) -> Task:
+    flow_run = FlowRunContext.get()
+    spec = TaskSpec(
+        name=request.name,
+        command=request.command,
+        target=request.target,
+        hosts=tuple(host.name for host in request.hosts),
+        flow_run_id=flow_run.flow_run.id if flow_run and flow_run.flow_run else None,
+    )
+    return await asyncio.to_thread(context.store.open_task, spec, str(context.owner))
+
+
+async def _conclude(context: Context, task_id: int, log: Log, *, canceled: bool = False, reason: str | None = None) -> tuple[Task, str]:
+    task = await asyncio.to_thread(context.store.close_task, task_id, canceled=canceled, reason=reason)
+    executions = await asyncio.to_thread(context.store.executions, task_id)
+    sentence = summary.sentence(task, executions)
+    log.info("Task %d: %s", task.id, sentence)
+    await artifacts.publish(task, executions)
+    return task, sentence
+
+
+class _Reporter:
+    """Logs each host that did not succeed, with its last lines; only the first ones of many."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._count = 0
+
+    def __call__(self, host: str, outcome: Outcome, recording: Recording) -> None:
+        if outcome.state in {ExecutionState.SUCCEEDED, ExecutionState.CANCELED}:
+            return
+        self._count += 1
+        if self._count <= _LOGGED:
+            what = outcome.error or f"exit code {outcome.exit_code}"
+            self._log.warning("%s %s: %s%s", host, outcome.state, what, "".join(f"\n    {_inert(line)}" for line in recording.last_lines()))
+        elif self._count == _LOGGED + 1:
+            self._log.warning("more hosts did not succeed; the results table and `fleetflow task show` name them all")
+
+
+def _inert(text: str) -> str:
+    return "".join(character if character.isprintable() or character == "\t" else repr(character)[1:-1] for character in text)[:500]
+
+
+def _shortened(names: str) -> str:
+    return names if len(names) <= 500 else names[:499] + "…"

@@ -1,0 +1,57 @@
+"""Turns the flat parameters of a flow run into the values that the rest of the house works with."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.inventory import Inventory
+from models.targets import resolve
+
+from models.settings import Settings
+from models.values import Command, ExecutorKind, Host, HostKeyPolicy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One command on resolved hosts, and the limits of the run."""
+
+    name: str
+    command: Command
+    target: str
+    hosts: tuple[Host, ...]
+    forks: int
+    connect_timeout: float  # seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How hosts are reached, as far as the run itself says so; it wins over the inventory."""
+
+    executor: ExecutorKind | None = None
+    user: str | None = None
+    identity: Path | None = None
+    host_key: HostKeyPolicy | None = None
+
+    def applied(self, host: Host) -> Host:
+        return replace(
+            host,
+            executor=self.executor or host.executor,
+            user=self.user or host.user,
+            identity=self.identity or host.identity,
+            host_key=self.host_key or host.host_key,
+        )
+
+
+def resolve_hosts(target: str, options: Options, settings: Settings) -> tuple[Host, ...]:
+    """The hosts of a target, with the run's options applied; raises `TargetError`, `InventoryError` or `NoHostsError`."""
+    inventory = Inventory.load(settings.home, settings.ssh_config.expanduser())
+    return tuple(options.applied(host) for host in resolve(target, inventory))
+
+
+def read_options(executor: str, user: str, identity: str, host_key: str) -> Options:
+    """The options that the flow's parameters of the same names stand for."""
+    return Options(
+        executor=None if executor == "auto" else ExecutorKind(executor),
+        user=user or None,
+        identity=Path(identity).expanduser() if identity else None,
+        host_key=None if host_key == "configured" else HostKeyPolicy(host_key),
+    )

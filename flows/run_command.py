@@ -1,0 +1,90 @@
+"""The flow `run-command`: one command on the hosts of a target."""
+
+import asyncio
+from typing import Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Failed
+
+from flows.context import current
+from flows.perform import perform
+from flows.request import Request, read_options, resolve_hosts
+from models.commands import check, check_limits, decode_stdin, parse_env
+from models.errors import NoHostsError, UsageError
+from models.values import Command
+
+_NAME = 80  # characters of a flow run's name
+
+
+def _run_name() -> str:
+    parameters = flow_run.parameters
+    return run_name(str(parameters["command"]), str(parameters["target"]))
+
+
+def run_name(command: str, target: str) -> str:
+    """What a run is called in lists: `uptime on web[1-9]`."""
+    name = f"{' '.join(command.split())} on {target}"
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+
+
+@flow(name="run-command", flow_run_name=_run_name, retries=0, persist_result=False, log_prints=False)
+async def run_command(
+    command: str,
+    target: str = "localhost",
+    executor: Literal["auto", "ssh", "local"] = "auto",
+    user: str = "",
+    identity: str = "",
+    host_key: Literal["configured", "strict", "accept-new", "off"] = "configured",
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
+    forks: int | None = None,
+    cwd: str = "",
+    env: list[str] = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
+    stdin: str = "",
+    stdin_encoding: Literal["text", "base64"] = "text",
+) -> State[None]:
+    """Run a shell command on every host of a target, and keep each host's outcome and output.
+
+    Args:
+        command: What to run: shell text for /bin/sh, as you would type it on the host.
+        target: Which hosts: `web[01-20],@db,!web07`, `@prod&@web`, `tag:dc=ams`, `root@10.0.0.1:2222`, `localhost`.
+        executor: How hosts are reached. `auto` does as the inventory says, and SSH where it says nothing.
+        user: The user to log in as over SSH. Empty: as the inventory, the settings or ~/.ssh/config say.
+        identity: Path of the SSH private key to offer first, on the worker's machine. Empty: as configured.
+        host_key: What is done with a host key that is not in known_hosts. `configured`: as inventory, settings or ~/.ssh/config say.
+        timeout: Seconds the command may take on a host before it is ended there. Empty: no limit.
+        connect_timeout: Seconds a host has to accept the command. Empty: as the settings say (10).
+        forks: How many hosts run at the same time. Empty: as the settings say (100).
+        cwd: Folder on the host in which the command runs. Empty: the home of the user.
+        env: Environment of the command as NAME=value, one an entry. `NAME=secret:KEY` takes the value from the worker;
+            plain values are stored and shown.
+        stdin: What the command reads from its standard input.
+        stdin_encoding: `base64` for a stdin that is not text.
+    """
+    context = current()
+    settings = context.settings
+    try:
+        options = read_options(executor, user, identity, host_key)
+        request = Request(
+            name=run_name(command, target),
+            command=Command(
+                script=command,
+                env=parse_env(env),
+                cwd=cwd or None,
+                stdin=decode_stdin(stdin, stdin_encoding),
+                timeout=settings.timeout if timeout is None else timeout,
+            ),
+            target=target,
+            hosts=await asyncio.to_thread(resolve_hosts, target, options, settings),
+            forks=settings.forks if forks is None else forks,
+            connect_timeout=settings.connect_timeout if connect_timeout is None else connect_timeout,
+        )
+        check(request.command)
+        check_limits(request.forks, request.connect_timeout)
+        return await perform(context, request)
+    except NoHostsError as error:
+        return Failed(name="No hosts", message=str(error))
+    except UsageError as error:
+        return Failed(name="Refused", message=str(error))

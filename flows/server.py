@@ -1,0 +1,26 @@
+"""Prefect's API and UI as a process of the local stack: `python -m flows.server LISTENER LIFELINE`, two descriptor numbers.
+
+It listens on a socket that the stack has opened, so that nobody else can take the port while it starts or is started
+again, and ends when the stack does, however that ends.
+"""
+
+import socket
+import sys
+
+from flows.lifeline import end_with
+from setproctitle import setproctitle
+
+
+def main(listener: int, lifeline: int) -> None:
+    """Serve until a signal comes or the lifeline ends."""
+    setproctitle("fleetflow prefect-server")
+    end_with(lifeline)
+    import uvicorn  # noqa: PLC0415 - after the lifeline: the imports take seconds
+    from prefect.server.api.server import create_app  # noqa: PLC0415 - as above
+
+    config = uvicorn.Config(create_app(final=True), log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,185 @@
+"""The Prefect worker type `fleetflow`: it runs flows inside its own warm process.
+
+Prefect finds it by the entry point group `prefect.collections`; `python -m flows.worker` is the worker of a local stack.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import anyio.abc
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
+
+from flows.doorbell import Doorbell
+from flows.ending import end_orphans
+from flows.engine import Engine, soften
+from flows.lock import hold
+from flows.patience import patiently
+from flows.steering import Steering
+from models.errors import FleetflowError
+from models.owner import Owner
+from models.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL = 0.5  # seconds between looks for new runs; a ring at the socket does not wait for it
+
+
+class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
+    """Takes flow runs from a work pool and runs them, warm, in one engine thread."""
+
+    type = "fleetflow"
+    _description = "Runs flows inside a warm fleetflow worker, with its open connections."
+
+    _engine: Engine
+
+    @classmethod
+    def get_default_base_job_template(cls) -> dict[str, Any]:
+        # Nothing to configure: flows run in this process. Prefect refuses an empty job configuration.
+        return {"job_configuration": {"type": cls.type}, "variables": {"type": "object", "properties": {}}}
+
+    async def run(
+        self, flow_run: FlowRun, configuration: BaseJobConfiguration, task_status: anyio.abc.TaskStatus[Any] | None = None
+    ) -> BaseWorkerResult:
+        """Run one flow run to its end, as Prefect's own worker loop would ask for it."""
+        del configuration
+        if task_status is not None:
+            task_status.started(str(self._owner))
+        await asyncio.wrap_future(self._engine.carry_out(flow_run))
+        return BaseWorkerResult(identifier=str(self._owner), status_code=0)
+
+    async def start(self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print) -> None:
+        """Serve the work pool until a signal drains the worker; a second signal ends it at once."""
+        del with_healthcheck  # served by Prefect's command line, around this call
+        try:
+            settings = Settings.load()
+            self._owner = Owner.load(settings.home)
+            with hold(settings.home / "worker.lock"):
+                await self._serve(settings, run_once=run_once, printer=printer)
+        except FleetflowError as error:
+            print(f"fleetflow worker: {error}", file=sys.stderr)  # noqa: T201 - its last word, wherever its log goes
+            raise SystemExit(error.exit_code) from None
+        printer(f"Worker {self.name!r} stopped!")
+
+    async def _serve(self, settings: Settings, *, run_once: bool, printer: Callable[..., None]) -> None:
+        self._ring = asyncio.Event()
+        self._stopping = asyncio.Event()
+        if self.name.startswith(type(self).__name__):  # nobody gave a name: one that stays the same over restarts
+            self.name = f"{self._owner.host}-{self._owner.home[:6]}"
+        with _signals(self._stop):
+            async with self, self._open_engine(settings), self._open_doorbell(settings) as steering:
+                printer(f"Worker {self.name!r} started!")
+                await (self._run_once(steering) if run_once else self._run_on(steering))
+
+    @asynccontextmanager
+    async def _open_engine(self, settings: Settings) -> AsyncIterator[None]:
+        soften(self.client)
+        await patiently(self.client.hello)
+        self._engine = Engine(self._owner, lambda: _open_context(settings, self._owner))
+        await self._engine.start()
+        try:
+            await patiently(lambda: end_orphans(self.client, self._owner, self._work_pool_name))
+            yield
+        finally:
+            await self._engine.stop()
+
+    @asynccontextmanager
+    async def _open_doorbell(self, settings: Settings) -> AsyncIterator[Steering]:
+        identity = {"worker": self.name, "version": version("fleetflow"), "pid": os.getpid(), "home": str(settings.home)}
+        doorbell = Doorbell(identity, self._ring.set)
+        steering = Steering(self.client, self._engine, self._owner, self._work_pool_name, lambda run, state: _tell(doorbell, run, state))
+        async with doorbell.open(settings.home / "worker.sock"):
+            yield steering
+
+    async def _run_once(self, steering: Steering) -> None:
+        await self._poll(steering)
+        await steering.wait()
+
+    async def _run_on(self, steering: Steering) -> None:
+        loops = [asyncio.create_task(loop) for loop in (self._poll_on(steering), self._heartbeat(), steering.watch_cancels())]
+        polling, *_ = loops
+        await asyncio.wait([polling])
+        await steering.drain()
+        for loop in loops:
+            loop.cancel()
+
+    async def _poll_on(self, steering: Steering) -> None:
+        while not self._stopping.is_set():
+            self._ring.clear()
+            try:
+                await self._poll(steering)
+            except Exception as error:  # noqa: BLE001 - a look that failed must not be the last
+                log.warning("cannot ask Prefect for flow runs: %r", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL):
+                    await self._ring.wait()
+
+    async def _poll(self, steering: Steering) -> None:
+        """Take what is due. Nothing is taken ahead of its time: a claimed run could not be cancelled or moved as freely."""
+        due = await self.client.get_scheduled_flow_runs_for_work_pool(
+            work_pool_name=self._work_pool_name, work_queue_names=sorted(self._work_queues), scheduled_before=datetime.now(UTC)
+        )
+        self._last_polled_time = datetime.now(UTC)
+        for entry in due:
+            if entry.flow_run.id not in steering and (self._limit is None or len(steering) < self._limit):
+                steering.take(entry.flow_run)
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(self.heartbeat_interval_seconds)
+            try:
+                await self.sync_with_backend()
+            except Exception as error:  # noqa: BLE001 - the next beat may get through
+                log.warning("no heartbeat could be sent to Prefect: %r", error)
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            os._exit(1)
+        log.info("stopping; once more to stop at once")
+        self._stopping.set()
+        self._ring.set()
+
+
+def _tell(doorbell: Doorbell, flow_run_id: UUID, state: State) -> None:
+    doorbell.tell(
+        flow_run_id, {"flow_run_id": str(flow_run_id), "state": state.type.value, "name": state.name, "message": state.message}
+    )
+
+
+@asynccontextmanager
+async def _open_context(settings: Settings, owner: Owner) -> AsyncIterator[None]:
+    """What all flows share. What the predecessors' flows left in our database is ended before anything runs."""
+    if os.environ.get("TMP_NO_CONTEXT"):
+        yield
+        return
+    from flows import context  # noqa: PLC0415 - every prefect command imports this module, and must not pay for all our executors
+
+    shared = context.open_context(settings, owner)
+    try:
+        await asyncio.to_thread(shared.store.end_orphans, str(owner))
+        yield
+    finally:
+        await context.close_context()
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Installs missing Debian packages, or names them. Usage: programs.sh PROGRAM:PACKAGE ...   or: programs.sh --python
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+
+if [ "${1:-}" = --python ]; then
+    missing="python3 python3-venv"
+else
+    missing=
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+    done
+fi
+[ -n "$missing" ] || exit 0
+
+root=
+[ "$(id -u)" = 0 ] || root="sudo -n"
+if ! command -v apt-get >/dev/null 2>&1 || ! $root true 2>/dev/null; then
+    echo "These packages are missing, and cannot be installed from here:$missing" >&2
+    # Without Python nothing goes on; without a test's program that test is skipped (and fails where CI is set).
+    [ "${1:-}" != --python ] || exit 1
+    exit 0
+fi
+echo "Installing:$missing"
+$root env DEBIAN_FRONTEND=noninteractive sh -c "
+    apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 ||
+    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null; }"
