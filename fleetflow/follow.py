@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fleetflow.client import Prefect
 from models.errors import UnavailableError
-from models.records import Execution, Task
+from models.records import Execution, Task, TaskLine
 
 if TYPE_CHECKING:  # importing the store costs a third of a second, which passes while the worker works
     from models.store import Store
@@ -127,7 +127,7 @@ class Bar:
         self.progress.update(self._line, description=f"task {task.id}", total=task.hosts, completed=task.done, counts=counts(task))
 
 
-def counts(task: Task) -> str:
+def counts(task: Task | TaskLine) -> str:
     """`3 of 100 done, 1 failed, 20 running`."""
     extra = [
         f"{number} {state}" for state, number in task.counts.items() if number and state.value not in {"pending", "queued", "succeeded"}

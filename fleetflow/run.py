@@ -94,7 +94,7 @@ def _read_stdin(source: str | None) -> bytes:
         raise UsageError(f"--stdin {source}: {error.strerror}") from None
     if len(data) > _STDIN_BYTES:
         raise UsageError(
-            f"--stdin {source}: {len(data)} bytes are more than the {_STDIN_BYTES} that a task can carry; bring large files to the hosts first"
+            f"--stdin {source}: {len(data)} bytes; a task carries at most {_STDIN_BYTES}, bring larger files to the hosts first"
         )
     return data
 

@@ -1,6 +1,7 @@
 """`fleetflow task`: what has run, what is running, and what it printed."""
 
 import json
+import uuid
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from models.errors import UsageError
 from models.settings import Settings
 
 if TYPE_CHECKING:  # SQLAlchemy costs a third of a second, which `--help` need not pay
-    from models.records import Execution, Task
+    from models.records import Execution, Task, TaskLine
     from models.store import Store
 
 app = typer.Typer(help="Tasks: what has run, and what it printed.", no_args_is_help=True, rich_markup_mode=None)
@@ -44,21 +45,11 @@ def list_tasks(
         typer.echo(f"{task.id:>6}  {task.state:9}  {clock(task.created_at)}  {counts(task):24}  {inert(task.name)}")
 
 
-def _task_row(task: "Task") -> dict[str, Any]:
-    return {
-        "task": task.id,
-        "state": task.state.value,
-        "reason": task.reason,
-        "name": task.name,
-        "command": task.command.script,
-        "target": task.target,
-        "hosts": task.hosts,
-        **{state.value: number for state, number in task.counts.items()},
-        "flow_run": str(task.flow_run_id) if task.flow_run_id else None,
-        "created_at": stamp(task.created_at),
-        "started_at": stamp(task.started_at),
-        "finished_at": stamp(task.finished_at),
-    }
+def _task_row(task: "TaskLine") -> dict[str, Any]:
+    row = task._asdict()
+    times = {name: stamp(row.pop(name)) for name in ("created_at", "started_at", "finished_at")}
+    flow_run = row.pop("flow_run_id")
+    return {"task": row.pop("id"), "flow_run": str(uuid.UUID(str(flow_run))) if flow_run else None, **row, **times}
 
 
 @app.command()

@@ -3,10 +3,10 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Dialect, Engine, Integer, Row, Select, bindparam, func, select
 
 from models.errors import NotFoundError
-from models.records import Execution, Piece, Task
+from models.records import Execution, Piece, Task, TaskLine
 from models.states import ExecutionState, TaskState
 from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
 from models.values import Command, Stream
@@ -26,10 +26,32 @@ def task_of_flow_run(connection: Connection, flow_run_id: uuid.UUID) -> Task | N
     return _task(row) if row else None
 
 
-def tasks(connection: Connection, limit: int, before: int | None) -> list[Task]:
-    query = _TASK.order_by(TaskRow.id.desc()).limit(limit)
-    rows = connection.execute(query if before is None else query.where(TaskRow.id < before))
-    return [_task(row) for row in rows]
+class Prepared:
+    """A statement compiled once for its driver: the road for questions that are asked all the time."""
+
+    def __init__(self, statement: Select[Any], dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        self._text = str(compiled)
+        self._defaults = compiled.params
+        self._order = compiled.positiontup
+
+    def rows(self, engine: Engine, **values: object) -> list[Any]:
+        connection = engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            given = self._defaults | values
+            cursor.execute(self._text, tuple(given[name] for name in self._order) if self._order else given)
+            return list(cursor.fetchall())
+        finally:
+            connection.close()
+
+
+TASK_LINES = (
+    select(*(TaskRow.__table__.c[name] for name in TaskLine._fields))
+    .where(TaskRow.id < bindparam("before", type_=Integer))
+    .order_by(TaskRow.id.desc())
+    .limit(bindparam("most", type_=Integer))
+)
 
 
 def _task(row: Row[Any]) -> Task:
@@ -42,7 +64,7 @@ def _task(row: Row[Any]) -> Task:
         state=TaskState(row.state),
         reason=row.reason,
         hosts=row.hosts,
-        counts={state: row._mapping[state.value] for state in ExecutionState},  # noqa: SLF001 - Row's documented mapping
+        counts={state: getattr(row, state.value) for state in ExecutionState},
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from models.states import ExecutionState, TaskState
 from models.values import Attempt, Command, Stream
@@ -39,6 +40,39 @@ class Task:
     def done(self) -> int:
         """How many executions are in a final state."""
         return sum(count for state, count in self.counts.items() if state.is_final)
+
+
+class TaskLine(NamedTuple):
+    """A task as a line of a list: what its row says, without command and input. A tuple, since lists are long."""
+
+    id: int
+    flow_run_id: str | None
+    name: str
+    target: str
+    state: str
+    reason: str | None
+    hosts: int
+    pending: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    timed_out: int
+    canceled: int
+    unreachable: int
+    lost: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+    @property
+    def counts(self) -> dict[ExecutionState, int]:
+        return {state: getattr(self, state.value) for state in ExecutionState}
+
+    @property
+    def done(self) -> int:
+        """How many executions are in a final state."""
+        return self.hosts - self.pending - self.queued - self.running
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

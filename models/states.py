@@ -77,3 +77,12 @@ def check_move(old: ExecutionState, new: ExecutionState) -> None:
 def sources(new: ExecutionState) -> frozenset[ExecutionState]:
     """The states from which an execution may come to `new`."""
     return frozenset(old for old, news in EXECUTION_MOVES.items() if new in news)
+
+
+def as_markdown() -> str:
+    """The tables as docs/states.md shows them."""
+    lines = ["| execution | may become |", "| --- | --- |"]
+    lines += [f"| {old} | {', '.join(sorted(news)) or 'nothing else'} |" for old, news in EXECUTION_MOVES.items()]
+    lines += ["", "| task | may become |", "| --- | --- |"]
+    lines += [f"| {old} | {', '.join(sorted(news)) or 'nothing else'} |" for old, news in TASK_MOVES.items()]
+    return "\n".join(lines)

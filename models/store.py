@@ -16,10 +16,12 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from models import database, journal, reading, sweep
 from models.errors import UnavailableError
-from models.records import Claim, Entry, Execution, Piece, Task, TaskSpec
+from models.records import Claim, Entry, Execution, Piece, Task, TaskLine, TaskSpec
 from models.states import ExecutionState, sources
 from models.tables import AttemptRow, ExecutionRow, StackRow, TaskRow
 from models.values import Attempt
+
+_NEWEST = 2**62  # above every task's number
 
 
 class Store:
@@ -28,6 +30,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(write=True)
+        self._lines = reading.Prepared(reading.TASK_LINES, engine.dialect)
 
     @classmethod
     def open(cls, url: str, *, cache_kib: int = 8192) -> Self:
@@ -116,10 +119,10 @@ class Store:
         with self._engine.connect() as connection:
             return reading.task_of_flow_run(connection, flow_run_id)
 
-    def tasks(self, limit: int = 20, before: int | None = None) -> list[Task]:
+    def tasks(self, limit: int = 20, before: int | None = None) -> list[TaskLine]:
         """The newest tasks first, `limit` of them, older than the number `before`."""
-        with self._engine.connect() as connection:
-            return reading.tasks(connection, limit, before)
+        rows = self._lines.rows(self._engine, most=limit, before=_NEWEST if before is None else before)
+        return [TaskLine._make(row) for row in rows]
 
     def executions(self, task_id: int, host: str | None = None) -> list[Execution]:
         """The executions of a task in the order of its target."""

@@ -1,9 +1,10 @@
 import itertools
+from pathlib import Path
 
 import pytest
 
 from models.errors import TransitionError
-from models.states import EXECUTION_MOVES, TASK_MOVES, ExecutionState, TaskState, check_move, sources
+from models.states import EXECUTION_MOVES, TASK_MOVES, ExecutionState, TaskState, as_markdown, check_move, sources
 
 
 def test_every_state_has_its_row_in_the_tables() -> None:
@@ -35,3 +36,7 @@ def test_a_forbidden_move_is_refused_and_an_allowed_one_is_not() -> None:
             with pytest.raises(TransitionError) as caught:
                 check_move(old, new)
             assert (caught.value.old, caught.value.new) == (old, new)
+
+
+def test_the_docs_show_the_tables() -> None:
+    assert as_markdown() in (Path(__file__).parents[2] / "docs" / "states.md").read_text()
