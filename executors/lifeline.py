@@ -37,7 +37,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _OURS = ("FLEETFLOW_ATTEMPT", "FLEETFLOW_SCRIPT", "ff_")
 _READ_ONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})  # in one shell or another
 _STRING_LIMIT = 128 * 1024  # MAX_ARG_STRLEN of Linux: no longer `NAME=value` can be given to a program
-_INLINE = 8192  # bytes that the shell reads one by one (0.35 ms a KiB); above, a file on the host costs less
+_SCRIPT_LIMIT = 96 * 1024  # bytes, so that it is no longer than that, with its name
+_INLINE = 8192  # bytes of a script that the shell may read one by one (0.35 ms a KiB)
 _PIPED = 4096  # bytes that any pipe takes without a reader
 _PLAIN = frozenset(b"\t ,./:;=@_" + string.ascii_letters.encode() + string.digits.encode())
 
@@ -141,20 +142,25 @@ class _Reader:
         return (data, b"") if start < 0 else (data[:start], data[start:])
 
 
-# Reads lines up to a single dot, and does them; text that was cut short is never done.
+_END_OF_TEXT = "#end"  # text that was cut short is never done
+_DO_TEXT = f'case $ff_t in *"{_END_OF_TEXT}") eval "$ff_t";; *) exit 1;; esac'
+# Reads no byte too many, as what is spooled must not be: by the shell, byte by byte.
 _READ_LINES = (
-    'ff_n=${IFS#??};ff_t=;while IFS= read -r ff_l&&[ "$ff_l" != . ];do ff_t="$ff_t$ff_l$ff_n";done;[ "$ff_l" = . ]||exit 1;eval "$ff_t"'
+    f'ff_n=${{IFS#??}};ff_t=;while IFS= read -r ff_l&&ff_t="$ff_t$ff_n$ff_l"&&[ "$ff_l" != "{_END_OF_TEXT}" ];do :;done;{_DO_TEXT}'
 )
 
 
 def _payload(sh: str, values: Mapping[str, str], env: Mapping[str, str], command: Command) -> bytes:
     way = _way(command.script, command.stdin)
-    # dropbear gives its sessions no process group of their own.
-    boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{_READ_A_LINE}';{_READ_A_LINE}"
     lines = [f"{name}={_quote(value)}" for name, value in values.items()]
     lines += [f"ff_prepare() {{\n{way.prepare}\n}}", f"ff_run() {{\n{way.run}\n}}"]
     lines += ["ff_environment() {", *(f"export {name}={_quote(value)}" for name, value in env.items()), "}"]
-    return b"\n".join([_encode("\n".join([boot, _READ_LINES, *lines, _wrapper(), "."])), way.spooled])
+    text = _encode("\n".join([*lines, _wrapper(), _END_OF_TEXT]))
+    # A program that reads it all at once costs less, by a third (dash) to a half (busybox).
+    reading = _READ_LINES if way.spooled else f"ff_n=${{IFS#??}};ff_t=$(head -c {len(text)});{_DO_TEXT}"
+    # dropbear gives its sessions no process group of their own.
+    boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{_READ_A_LINE}';{_READ_A_LINE}\n{reading}\n"
+    return boot.encode() + text + (b"\n" + way.spooled if way.spooled else b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +173,14 @@ class _Way:
 
 
 def _way(script: str, stdin: bytes) -> _Way:
-    if len(_encode(script)) > _INLINE:
-        return _spool_both(_encode(script), stdin)
+    size = len(_encode(script))
     prepare = f"ff_script={_quote(script)}"
-    if not stdin:
+    if size <= _SCRIPT_LIMIT and not stdin:
         return _Way(prepare)
-    if len(stdin) <= _PIPED and len(pattern := _printf_pattern(stdin)) <= _INLINE:
-        return _Way(prepare, f"printf '{pattern}' | (ff_command)")
+    if size <= _SCRIPT_LIMIT and len(stdin) <= _PIPED:
+        return _Way(prepare, f"printf '{_printf_pattern(stdin)}' | (ff_command)")
+    if size > _INLINE:
+        return _spool_both(_encode(script), stdin)
     return _Way(f"{prepare}\nff_spool {len(stdin)}", "(ff_command) <&6 6<&-", stdin)
 
 

@@ -47,7 +47,7 @@ class Doorbell:
             yield
         finally:
             server.close()
-            path.unlink(missing_ok=True)
+            _remove(path)
             for client in self._clients:
                 client.cancel()
 
@@ -106,15 +106,19 @@ class Doorbell:
                 self._watchers.pop(flow_run_id, None)
 
 
-async def _read(reader: asyncio.StreamReader, timeout: float | None) -> bytes:
+async def _read(reader: asyncio.StreamReader, silence: float | None) -> bytes:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(silence):
             return await reader.readline()
     return b""
 
 
-def _bind(path: Path) -> socket.socket:
+def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
+
+
+def _bind(path: Path) -> socket.socket:
+    _remove(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with short_path(path) as short:
         listener.bind(short)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Container
+from functools import partial
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -42,7 +43,7 @@ async def end_run(client: PrefectClient, flow_run_id: UUID, state: State) -> Sta
                 return current or state
             if current.is_cancelling() and not state.is_cancelled():
                 state = Cancelled(message="canceled")
-            answer = await patiently(lambda: client.set_flow_run_state(flow_run_id, state, force=force))
+            answer = await patiently(partial(client.set_flow_run_state, flow_run_id, state, force=force))
             if answer.status == SetStateStatus.ACCEPT:
                 break
     except ObjectNotFound:
@@ -57,7 +58,7 @@ async def end_orphans(client: PrefectClient, owner: Owner, work_pool: str) -> li
     for run in orphans:
         log.info("ending flow run %s (%s), left %s by an earlier worker", run.id, run.name, run.state_name)
         if run.state_type == StateType.PENDING and run.start_time is None:
-            await patiently(lambda run=run: client.set_flow_run_state(run.id, Scheduled(message=STOPPED), force=True))
+            await patiently(partial(client.set_flow_run_state, run.id, Scheduled(message=STOPPED), force=True))
         else:
             await end_run(client, run.id, Crashed(message=STOPPED))
     return [run.id for run in orphans]

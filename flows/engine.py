@@ -9,7 +9,7 @@ import contextvars
 import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -129,7 +129,9 @@ class Engine:
         try:
             state = await patiently(lambda: propose_state(self._client, Pending(message=message), flow_run_id=flow_run_id))
         except Abort:
-            state = (await patiently(lambda: self._client.read_flow_run(flow_run_id))).state  # an answer that got lost looks like this too
+            state = cast(
+                "State", (await patiently(lambda: self._client.read_flow_run(flow_run_id))).state
+            )  # an answer that got lost looks like this too
         return state is not None and state.is_pending() and state.message == message
 
     async def _run(self, flow_run: FlowRun, entrypoint: str | None) -> State:
@@ -217,7 +219,7 @@ async def _wait_to_the_end(body: "asyncio.Future[Any]") -> None:
 
 async def _call(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     try:
-        return await call_with_parameters(function, parameters)
+        return await cast("Awaitable[Any]", call_with_parameters(function, parameters))
     except (SystemExit, KeyboardInterrupt) as error:
         raise RuntimeError(f"the flow tried to end its process: {error!r}") from error
 

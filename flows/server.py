@@ -7,17 +7,21 @@ again, and ends when the stack does, however that ends.
 import socket
 import sys
 
-from flows.lifeline import end_with
 from setproctitle import setproctitle
+
+from flows.lifeline import end_with
 
 
 def main(listener: int, lifeline: int) -> None:
     """Serve until a signal comes or the lifeline ends."""
     setproctitle("fleetflow prefect-server")
     end_with(lifeline)
-    import uvicorn  # noqa: PLC0415 - after the lifeline: the imports take seconds
-    from prefect.server.api.server import create_app  # noqa: PLC0415 - as above
+    import uvicorn  # after the lifeline: the imports take seconds
+    from prefect.server.api.server import create_app
 
+    from flows.turns import take_turns
+
+    take_turns()
     config = uvicorn.Config(create_app(final=True), log_level="warning", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
 

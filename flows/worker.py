@@ -9,11 +9,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -26,13 +26,14 @@ from flows.ending import end_orphans
 from flows.engine import Engine, soften
 from flows.lock import hold
 from flows.patience import patiently
-from flows.steering import Steering
+from flows.steering import DRAIN_GRACE, DRAIN_LIMIT, Steering
 from models.errors import FleetflowError
 from models.owner import Owner
 from models.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_FAREWELL = 5.0  # seconds for the rest, once no run is under way
 POLL = 0.5  # seconds between looks for new runs; a ring at the socket does not wait for it
 
 
@@ -109,13 +110,15 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
     async def _run_on(self, steering: Steering) -> None:
         loops = [asyncio.create_task(loop) for loop in (self._poll_on(steering), self._heartbeat(), steering.watch_cancels())]
         polling, *_ = loops
-        await asyncio.wait([polling])
+        await self._stopping.wait()
+        polling.cancel()
         await steering.drain()
         for loop in loops:
             loop.cancel()
+        await asyncio.wait(loops)
 
     async def _poll_on(self, steering: Steering) -> None:
-        while not self._stopping.is_set():
+        while True:
             self._ring.clear()
             try:
                 await self._poll(steering)
@@ -148,22 +151,17 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             os._exit(1)
         log.info("stopping; once more to stop at once")
         self._stopping.set()
-        self._ring.set()
+        _exit_after(DRAIN_GRACE + DRAIN_LIMIT + _FAREWELL)
 
 
 def _tell(doorbell: Doorbell, flow_run_id: UUID, state: State) -> None:
-    doorbell.tell(
-        flow_run_id, {"flow_run_id": str(flow_run_id), "state": state.type.value, "name": state.name, "message": state.message}
-    )
+    doorbell.tell(flow_run_id, {"flow_run_id": str(flow_run_id), "state": state.type.value, "name": state.name, "message": state.message})
 
 
 @asynccontextmanager
 async def _open_context(settings: Settings, owner: Owner) -> AsyncIterator[None]:
     """What all flows share. What the predecessors' flows left in our database is ended before anything runs."""
-    if os.environ.get("TMP_NO_CONTEXT"):
-        yield
-        return
-    from flows import context  # noqa: PLC0415 - every prefect command imports this module, and must not pay for all our executors
+    from flows import context  # every prefect command imports this module, and must not pay for all our executors
 
     shared = context.open_context(settings, owner)
     try:
@@ -171,6 +169,13 @@ async def _open_context(settings: Settings, owner: Owner) -> AsyncIterator[None]
         yield
     finally:
         await context.close_context()
+
+
+def _exit_after(seconds: float) -> None:
+    """End the process even if Prefect's own farewell waits for a server that is gone."""
+    timer = threading.Timer(seconds, os._exit, [0])
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager

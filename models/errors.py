@@ -42,7 +42,7 @@ class TargetError(UsageError):
     def __init__(self, target: str, reason: str) -> None:
         self.target = target
         self.reason = reason
-        super().__init__(f"target {target!r}: {reason}")
+        super().__init__(f"target {_shown(target)}: {reason}")
 
 
 class UnknownNameError(TargetError):
@@ -51,12 +51,9 @@ class UnknownNameError(TargetError):
     def __init__(self, target: str, kind: str, name: str) -> None:
         self.kind = kind
         self.name = name
-        super().__init__(
-            target,
-            f"unknown {kind} {name!r}; `fleetflow host list` shows what is known, `user@{name}` names a plain host"
-            if kind == "host"
-            else f"unknown {kind} {name!r}; `fleetflow host list` shows what is known",
-        )
+        is_plain = kind == "host" and not set(name) & set("*?")
+        advice = f", `user@{name}` names a plain host" if is_plain else ""
+        super().__init__(target, f"unknown {kind} {_shown(name)}; `fleetflow host list` shows what is known{advice}")
 
 
 class InventoryError(UsageError):
@@ -103,7 +100,7 @@ class NoHostsError(FleetflowError):
 
     def __init__(self, target: str) -> None:
         self.target = target
-        super().__init__(f"target {target!r} matches no host")
+        super().__init__(f"target {_shown(target)} matches no host")
 
 
 class UnavailableError(FleetflowError):
@@ -169,3 +166,11 @@ class TransitionError(FleetflowError):
         self.old = old
         self.new = new
         super().__init__(f"a move from {old} to {new} is not allowed")
+
+
+def _shown(text: str) -> str:
+    """What somebody typed, short and without control characters."""
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+_SHOWN = 100

@@ -207,24 +207,29 @@ def _is_private_group(status: os.stat_result) -> bool:
     return owner.pw_gid == group.gr_gid and owner.pw_name == group.gr_name and set(group.gr_mem) <= {owner.pw_name}
 
 
-_LINE = re.compile(r"""[ \t\r]*(?:"([^"]*)"|([^ \t\r"=]+))(?=[ \t\r=]|$)[ \t\r]*=?[ \t\r]*(.*)""", re.DOTALL)
+# A keyword in quotes needs no blank behind it, and has no equals sign.
+_LINE = re.compile(
+    r"""[ \t\r]* (?: "(?P<quoted>[^"]*)" | (?P<plain>[^ \t\r"=]+) (?=[ \t\r=]|$) [ \t\r]*=? ) [ \t\r]* (?P<value>.*)""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 def _read_line(raw: str, path: Path, number: int) -> Line | None:
     text = raw.rstrip(" \t\r\n\f")
-    if not text.strip(" \t\r") or text.lstrip(" \t\r").startswith("#"):
+    if not text.strip(" \t\r") or text.lstrip(' \t\r"').startswith("#"):
         return None
     found = _LINE.match(text)
-    line = Line((found[1] or found[2] or "").lower() if found else "", (), found[3] if found else "", path, number)
-    if not line.keyword:
+    keyword = (found["quoted"] or found["plain"] or "").lower() if found else ""
+    line = Line(keyword, (), found["value"] if found else "", path, number)
+    if not keyword:
         raise line.error("there is no keyword")
     try:
         args = split(line.text)
     except ValueError as error:
         raise line.error(str(error)) from None
-    if not args or (line.keyword in {"host", "include"} and not all(args)):
-        raise line.error(f"{line.keyword} lacks a value")
-    return Line(line.keyword, args, line.text, path, number)
+    if not args or (keyword in {"host", "include"} and not all(args)):
+        raise line.error(f"{keyword} lacks a value")
+    return Line(keyword, args, line.text, path, number)
 
 
 # Backslashes escape quotes and themselves everywhere, and blanks outside quotes; elsewhere they stand for themselves.

@@ -58,7 +58,19 @@ def test_a_quote_that_does_not_end_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["Port 22", "port=22", "PORT = 22", "\t Port =22 ", '"Port" 22', "Port 22 # why", "Port 22\r", "Port 22\f"]
+    "line",
+    [
+        "Port 22",
+        "port=22",
+        "PORT = 22",
+        "\t Port =22 ",
+        '"Port" 22',
+        '"Port"22',
+        '"#" x\nPort 22',
+        "Port 22 # why",
+        "Port 22\r",
+        "Port 22\f",
+    ],
 )
 def test_keywords_and_values_come_in_every_form(ssh_folder: Path, line: str) -> None:
     (ssh_folder / "config").write_bytes(line.encode() + b"\n")
@@ -85,11 +97,13 @@ def test_a_line_knows_its_file_and_its_number(ssh_folder: Path) -> None:
 
 def test_includes_stand_where_they_are_written_sorted_by_name(ssh_folder: Path) -> None:
     (ssh_folder / "conf.d").mkdir()
-    for name in ("20", "10", ".hidden"):
+    for name in ("30", "10", "50", "20", "40", ".hidden"):
         (ssh_folder / "conf.d" / name).write_text(f"Host h{name}\n")
     (ssh_folder / "conf.d" / "a-folder").mkdir()
     (ssh_folder / "config").write_text("Host a\n  Include conf.d/*\n  User b\n")
-    assert shape(parse(ssh_folder / "config")) == [(("a",), [[(("h10",), [])], [(("h20",), [])], [], ("user", "b")])]
+    assert shape(parse(ssh_folder / "config")) == [
+        (("a",), [*([((f"h{number}",), [])] for number in (10, 20, 30, 40, 50)), [], ("user", "b")])
+    ]
 
 
 @pytest.mark.parametrize("spelled", ["more", "~/.ssh/more", "FOLDER/more", '"mo""re"', "missing more", "${WHICH}"])
@@ -136,6 +150,7 @@ def test_a_missing_default_file_is_empty_and_another_one_is_an_error(ssh_folder:
         ("\nUser 'a\n", 2),
         ('Host ""\n', 1),
         ('Host"a"\n', 1),
+        ('"Host a\n', 1),
         ("= a\n", 1),
         ("Include ${NOT_THERE_AT_ALL}\n", 1),
     ],

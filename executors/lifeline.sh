@@ -1,0 +1,140 @@
+# The wrapper around one command, in POSIX sh. executors/lifeline.py sends it, without comments and indentation, after the values
+# that it uses, and says what the marks mean. One process group holds them all:
+#
+#   main      reads the payload, prepares, runs the command, tells its exit code
+#   watcher   ends it all when the lifeline has ended, or when no beat has come for a while
+#   reader    reads the lifeline, and tells the watcher
+#   command   a sh of its own
+#
+# Names begin with ff_, so that no variable of the login's environment is overwritten.
+
+ff_say() {
+  printf '\036%s%s\n' "$ff_nonce" "$1"
+  printf '\036%s%s\n' "$ff_nonce" "$1" >&4
+}
+
+ff_refuse() {
+  ff_say "refused $1"
+  exit 1
+}
+
+# An anonymous file: made empty, readable by nobody else, and gone from the folder before anything is in it.
+ff_spool() {
+  ff_file=${TMPDIR:-/tmp}/.fleetflow-$ff_random
+  (umask 077; set -C; : >"$ff_file") || ff_refuse spool
+  exec 5>>"$ff_file" 6<"$ff_file"
+  rm -f "$ff_file" && head -c "$1" <&3 >&5 || ff_refuse spool
+  exec 5>&-
+}
+
+# Signals are ignored by us, but not by the command.
+ff_command() {
+  trap - HUP INT QUIT USR1 USR2 TERM ALRM PIPE
+  exec 2>&4 3<&- 4>&-
+  export FLEETFLOW_SCRIPT="$ff_script"
+  ff_environment
+  exec "$ff_sh" -c 'eval "unset FLEETFLOW_SCRIPT;$FLEETFLOW_SCRIPT"'
+}
+
+# Signals every marked process that has not had it yet, until a look finds no new one.
+ff_sweep() {
+  ff_new=1
+  while [ "$ff_new" ]; do
+    ff_new=
+    for ff_pid in $(grep -ls "$ff_marker" /proc/[0-9]*/environ); do
+      ff_pid=${ff_pid#/proc/} ff_pid=${ff_pid%/*}
+      case $ff_seen in *" $ff_pid "*) continue ;; esac
+      ff_seen="$ff_seen$ff_pid " ff_new=1
+      kill "-$1" "$ff_pid"
+    done
+  done
+}
+
+# Whether anything is left but zombies and ourselves: something marked, or a member of the group.
+ff_left() {
+  grep -qs "$ff_marker" /proc/[0-9]*/environ ||
+    grep -hs ") [^ZX] [0-9]* $$ " /proc/[0-9]*/stat | grep -Eqv "^($$|$ff_watcher) |\\) . ($ff_watcher|$ff_poller) "
+}
+
+# Ends the wait for the grace as soon as nothing is left. Without a /proc to look into, the whole grace passes.
+ff_poll() {
+  read -r ff_poller ff_line </proc/self/stat || return
+  while ff_left; do sleep 0.2 || sleep 1; done
+  kill -9 "$ff_sleep"
+}
+
+# Ends everything. Main is stopped first: else it would report the command's death as its end, and call us off.
+ff_end() {
+  kill -STOP $$
+  read -r ff_watcher ff_line </proc/self/stat
+  ff_seen=' '
+  for ff_pid in $(grep -ls ") . [0-9]* $$ " /proc/[0-9]*/stat); do
+    ff_pid=${ff_pid#/proc/} ff_seen="$ff_seen${ff_pid%/*} "
+  done
+  kill -TERM -$$
+  ff_sweep TERM
+  sleep "$ff_grace" &
+  ff_sleep=$!
+  ff_poll &
+  wait "$ff_sleep"
+  [ $? = 1 ] && sleep "$ff_whole_grace"
+  ff_seen=' '
+  ff_sweep KILL
+  kill -KILL -$$
+}
+
+# Nothing may end the reader but KILL and the lifeline's own end. It knows the watcher as its parent.
+ff_read() {
+  trap '' VTALRM PROF
+  while read -r ff_line; do ff_tell PROF; done
+  ff_tell URG
+}
+
+ff_tell() {
+  if ! [ "$ff_watcher" ]; then
+    read -r ff_line </proc/self/stat
+    set -- "$1" ${ff_line##*) }
+    ff_watcher=$3
+  fi
+  kill "-$1" "$ff_watcher"
+}
+
+# Signals tell the watcher: VTALRM "it is over, go", PROF "a beat came", URG "the lifeline has ended". It waits in `wait`,
+# the one place where a shell misses no signal (in `read` it does, when one comes just before). A sleep that ends by
+# itself is silence; one that somebody else has killed is begun again.
+ff_watch() {
+  trap 'kill -9 $ff_reader $!; wait; exit' VTALRM
+  trap 'kill -9 $ff_sleep; wait $ff_sleep' PROF
+  trap 'ff_over=1; kill -9 $ff_sleep' URG
+  [ -r /proc/self/stat ] || ff_watcher=$(exec "$ff_sh" -c 'echo $PPID')
+  ff_read <&3 3<&- &
+  ff_reader=$!
+  exec 3<&-
+  until [ "$ff_over" ]; do
+    sleep "$ff_beat" &
+    ff_sleep=$!
+    [ "$ff_over" ] || wait "$ff_sleep"
+    [ $? -gt 128 ] || ff_over=1
+  done
+  trap '' VTALRM PROF URG
+  ff_end
+}
+
+# A job in the background has /dev/null as stdin before its own redirections are made: so the lifeline moves to 3.
+trap '' HUP INT QUIT USR1 USR2 TERM ALRM PIPE
+exec 3<&0 4>&2 </dev/null 2>/dev/null
+ff_watcher= ff_over= ff_sleep= ff_reader=
+[ -z "$ff_cwd" ] || CDPATH= cd -- "$ff_cwd" >&2 || ff_refuse cwd
+ff_prepare
+ff_say ready
+read -r ff_line <&3 && [ "$ff_line" = go ] || exit 1
+ff_watch 4>&- >&2 &
+ff_job=$!
+# In the foreground: in the background the command would start with INT and QUIT ignored.
+ff_run
+ff_code=$?
+# Before the end is told: the client may hang up at once, and that must not end what the command left behind on purpose.
+kill -VTALRM "$ff_job"
+wait "$ff_job"
+ff_say "exit $ff_code"
+exit "$ff_code"

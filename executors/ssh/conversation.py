@@ -1,0 +1,175 @@
+"""One run on a session channel: hand over the payload, give the start, follow the output to the end mark. All of it blocks."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+
+import paramiko
+
+from executors.lifeline import BEAT, GO, REMOTE_LINE, Session
+from executors.protocol import Sink
+from executors.ssh.connection import Connection
+from models.values import Stream
+
+_CHUNK = 64 * 1024
+_PACKET = 32 * 1024
+_LAST_WORDS = 1.0  # seconds for output still under way when the session's main process has ended
+_FULL_WINDOW = 0.01, 0.2  # seconds between looks at a window that is full: at first, and at most
+
+
+class Ended(Enum):
+    """How a stretch of the conversation came to its end."""
+
+    READY = auto()  # the wrapper waits for the start
+    REFUSED = auto()  # the wrapper says why it cannot start
+    MARK = auto()  # the end mark: the command has ended by itself
+    SESSION = auto()  # the session's main process is gone, without an end mark
+    CONNECTION = auto()  # the connection is gone
+
+
+class Conversation:
+    """Talks with the wrapper on one channel. `hang_up` and `abandon` are for other threads."""
+
+    def __init__(self, connection: Connection, channel: paramiko.Channel, session: Session, sink: Sink) -> None:
+        self._transport = connection.transport
+        self._beats = connection.beats
+        self._channel = channel
+        self._session = session
+        self._sink = sink
+        self._outgoing = memoryview(session.payload)
+        self._bell = threading.Event()
+        self._abandoned = False
+        self._deadline: float | None = None  # for the last words
+        channel.settimeout(0.0)
+        channel.in_buffer.set_event(_Ring(self._bell))
+        channel.in_stderr_buffer.set_event(_Ring(self._bell))
+        channel.status_event = _StatusBell(self._bell)
+
+    def prepare(self) -> Ended:
+        """Bring the wrapper to the point where only the start is missing."""
+        try:
+            self._channel.exec_command(REMOTE_LINE)
+        except (OSError, EOFError, paramiko.SSHException):
+            return self._gone()
+        return self._follow(lambda: self._session.ready, Ended.READY)
+
+    def start(self) -> Ended:
+        """Give the start and follow the command to its end."""
+        self._outgoing = memoryview(GO)
+        self._beats.add(self.beat)
+        return self._follow(lambda: self._session.exit_code is not None, Ended.MARK)
+
+    def beat(self) -> None:
+        """One byte that shows the host that we are there, unless others are waiting to be sent."""
+        if not self._outgoing:
+            with suppress(OSError, paramiko.SSHException):
+                self._channel.send(BEAT)
+
+    def hang_up(self) -> None:
+        """End our side: the host ends the command, and then the session."""
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.shutdown_write()
+
+    def abandon(self) -> None:
+        """Let `prepare` or `start` return at once, and close the channel."""
+        self._abandoned = True
+        self._bell.set()
+        self.close()
+
+    def close(self) -> None:
+        """Give the channel back; it has no further use."""
+        self._beats.discard(self.beat)
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.close()
+        self._transport.forget(self._channel)
+
+    def _follow(self, is_done: Callable[[], bool], done: Ended) -> Ended:
+        pause = _FULL_WINDOW[0]
+        while True:
+            pause = _FULL_WINDOW[0] if self._send() else min(pause * 2, _FULL_WINDOW[1])
+            self._bell.wait(self._patience(pause))
+            self._bell.clear()
+            over = self._is_over()  # asked first: what comes before the end is then already here
+            more = self._drain()
+            if is_done():
+                return done
+            if self._session.refusal is not None:
+                return Ended.REFUSED
+            if over and not more:
+                return self._gone()
+
+    def _patience(self, pause: float) -> float | None:
+        if self._outgoing:
+            return pause
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _send(self) -> bool:
+        """Send what the window takes; whether any of it went."""
+        sent = 0
+        with suppress(OSError, EOFError, paramiko.SSHException):  # a full window, or the end that the reader sees as well
+            while self._outgoing and sent < _CHUNK:
+                size = self._channel.send(bytes(self._outgoing[:_PACKET]))
+                sent += size
+                self._outgoing = self._outgoing[size:] if size else self._outgoing[:0]
+        if self._outgoing and sent:
+            self._bell.set()  # come back soon, after a look at what has come
+        return sent > 0
+
+    def _drain(self) -> bool:
+        """Take what has come, at most one chunk of each stream; whether there may be more."""
+        channel = self._channel
+        if channel.recv_ready():
+            self._take(Stream.STDOUT, channel.recv(_CHUNK))
+        if channel.recv_stderr_ready():
+            self._take(Stream.STDERR, channel.recv_stderr(_CHUNK))
+        more = channel.recv_ready() or channel.recv_stderr_ready()
+        if more:
+            self._bell.set()
+        return more
+
+    def _take(self, stream: Stream, data: bytes) -> None:
+        output = self._session.feed(stream, data)
+        if output:
+            self._sink.output(stream, output)
+
+    def _is_over(self) -> bool:
+        """Whether nothing more will come. A child that keeps stdout open does not count once the main process is gone."""
+        if self._channel.closed or self._abandoned:
+            return True
+        if self._channel.eof_received or self._channel.status_event.is_set():
+            if self._deadline is None:
+                self._deadline = time.monotonic() + _LAST_WORDS
+            has_all = bool(self._channel.eof_received) and self._channel.status_event.is_set()
+            return has_all or time.monotonic() >= self._deadline
+        return False
+
+    def _gone(self) -> Ended:
+        return Ended.SESSION if self._transport.has_ended(self._channel) else Ended.CONNECTION
+
+
+class _Ring(threading.Event):
+    """What paramiko's buffers set when bytes come; they never silence the bell: the other stream may still have some."""
+
+    def __init__(self, bell: threading.Event) -> None:
+        super().__init__()
+        self._bell = bell
+
+    def set(self) -> None:
+        self._bell.set()
+
+    def clear(self) -> None:
+        """Nothing; the reader clears the bell."""
+
+
+class _StatusBell(threading.Event):
+    """Rings the reader's bell as well."""
+
+    def __init__(self, bell: threading.Event) -> None:
+        super().__init__()
+        self._bell = bell
+
+    def set(self) -> None:
+        super().set()
+        self._bell.set()

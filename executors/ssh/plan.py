@@ -1,0 +1,119 @@
+"""Finds the route to a host: host entry > fleetflow setting if set > ~/.ssh/config > default."""
+
+import os
+import socket
+from pathlib import Path
+
+from executors.ssh.config import ClientConfig, HostConfig
+from executors.ssh.jumps import Hop, parse_jumps
+from executors.ssh.route import METHODS, Route
+from executors.ssh.tokens import local_user
+from models.errors import SettingsError, UnreachableError
+from models.settings import Settings
+from models.values import Host, HostKeyPolicy
+
+_DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+_MAX_JUMPS = 8
+
+
+class Planner:
+    """Merges what the host, the settings and the client configuration say."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._config = ClientConfig(settings.ssh_config)
+
+    def route(self, host: Host) -> Route:
+        """The route to a host; raises `UnreachableError` when the configuration makes no sense. May block."""
+        target = host.address or host.name
+        user, port = host.user or self._settings.ssh_user, host.port or self._settings.ssh_port
+        try:
+            config = self._config.lookup(target, user=user, port=port)
+            hops = parse_jumps(host.jump) if host.jump is not None else config.proxy_jump
+            via = self._chain(host.name, hops or ())
+        except (SettingsError, ValueError) as error:
+            raise UnreachableError(host.name, str(error)) from error
+        route = self._build(config, via, user=user, identity=host.identity, policy=host.host_key)
+        return _without_loop(host.name, route, proxied=host.jump is None)
+
+    def _chain(self, name: str, hops: tuple[Hop, ...], depth: int = 0) -> Route | None:
+        """The route to the last hop, each through the one before; the first through what its own ProxyJump says."""
+        if depth > _MAX_JUMPS:
+            raise UnreachableError(name, "the jump hosts lead round in a circle; see ProxyJump in the SSH configuration")
+        via: Route | None = None
+        for number, hop in enumerate(hops):
+            config = self._config.lookup(hop.host, user=hop.user, port=hop.port)
+            if number == 0:
+                via = self._chain(name, config.proxy_jump or (), depth + 1)
+            via = self._build(config, via, user=hop.user or config.user or self._settings.ssh_user, identity=None, policy=None)
+        return via
+
+    def _build(
+        self, config: HostConfig, via: Route | None, *, user: str | None, identity: Path | None, policy: HostKeyPolicy | None
+    ) -> Route:
+        settings = self._settings
+        port = config.port or 22
+        return Route(
+            address=config.hostname,
+            port=port,
+            user=user or config.user or local_user(),
+            key_name=config.host_key_alias or config.hostname,
+            key_port=22 if config.host_key_alias else port,
+            policy=_policy(config, policy or settings.ssh_host_key),
+            user_known_hosts=config.user_known_hosts_files,
+            global_known_hosts=config.global_known_hosts_files,
+            hash_known_hosts=bool(config.hash_known_hosts),
+            key_algorithms=config.host_key_algorithms,
+            identity=_expand(identity or settings.ssh_identity),
+            identity_files=_identity_files(config),
+            identities_only=bool(config.identities_only),
+            agent=_agent(config.identity_agent),
+            methods=_methods(config),
+            via=via,
+            proxy_command=config.proxy_command if via is None else None,
+            family=config.address_family or socket.AF_UNSPEC,
+            bind_address=config.bind_address,
+        )
+
+
+def _without_loop(name: str, route: Route, *, proxied: bool) -> Route:
+    via = route.via
+    if proxied and via is not None and (via.address, via.port, via.user) == (route.address, route.port, route.user):
+        raise UnreachableError(name, f"its jump host is the host itself ({via.where}); see ProxyJump in the SSH configuration")
+    return route
+
+
+def _policy(config: HostConfig, chosen: HostKeyPolicy | None) -> HostKeyPolicy:
+    if config.no_host_authentication_for_localhost and _is_loopback(config.hostname):
+        return HostKeyPolicy.OFF
+    return chosen or config.strict_host_key_checking or HostKeyPolicy.STRICT
+
+
+def _is_loopback(address: str) -> bool:
+    return address in {"localhost", "::1"} or address.startswith("127.")
+
+
+def _identity_files(config: HostConfig) -> tuple[Path, ...]:
+    if config.identity_files is not None:
+        return config.identity_files
+    return tuple(Path(path).expanduser() for path in _DEFAULT_KEYS)
+
+
+def _expand(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser()
+
+
+def _agent(configured: str | None) -> str | None:
+    if configured is None:
+        return os.environ.get("SSH_AUTH_SOCK") or None
+    return None if configured.lower() == "none" else configured
+
+
+def _methods(config: HostConfig) -> frozenset[str]:
+    refused = {
+        "publickey": config.pubkey_authentication,
+        "password": config.password_authentication,
+        "keyboard-interactive": config.kbd_interactive_authentication,
+    }
+    preferred = config.preferred_authentications
+    return frozenset(name for name in METHODS if refused[name] is not False and (preferred is None or name in preferred))

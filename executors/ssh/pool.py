@@ -1,0 +1,268 @@
+"""The connections that stay open, shared by all runs of the process.
+
+All of this runs in one event loop and needs no locks; whatever blocks is done in a thread.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import paramiko
+
+from executors.ssh.connect import Dialler, Handshake
+from executors.ssh.connection import PROBE_SECONDS, BrokenError, BusyError, Connection
+from executors.ssh.errors import TurnedAwayError, with_host
+from executors.ssh.pulse import Pulse
+from executors.ssh.route import Route
+from models.errors import UnreachableError
+
+Step = Callable[[str], None]
+
+_CONNECTIONS_A_ROUTE = 4  # more than one is opened only when the server refuses further sessions
+_REFUSALS = 8  # of the only session, with growing pauses: about 2 s
+
+
+@dataclass
+class Lease:
+    """A session on a connection, until it is given back."""
+
+    connection: Connection
+    channel: paramiko.Channel
+
+
+@dataclass
+class _Group:
+    """All connections of one route."""
+
+    connections: list[Connection] = field(default_factory=list)
+    handshake: "asyncio.Task[None] | None" = None
+    doing: Callable[[], str] = lambda: "waiting to connect"
+    waiting: int = 0  # runs that wait for the handshake
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self) -> None:
+        """Wake everyone who waits for room."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Pool:
+    """Opens sessions, on open connections where there are any."""
+
+    def __init__(self, dialler: Dialler, pulse: Pulse, *, idle: float, size: int) -> None:
+        self._dialler = dialler
+        self._pulse = pulse
+        self._idle_seconds = idle
+        self._size = size
+        self._groups: dict[Route, _Group] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def open(self, name: str, route: Route, step: Step) -> Lease:
+        """A session on the host; raises `UnreachableError`. A broken connection is replaced once."""
+        refusals, replaced = 0, False
+        while True:
+            connection = await self._claim(name, route, step)
+            step("opening a session")
+            try:
+                return await self._open_on(connection)
+            except BusyError as error:
+                refusals += connection.is_idle
+                if refusals > _REFUSALS:
+                    raise UnreachableError(name, f"{route.where} refuses to open a session: {error}") from error
+                await self._make_way(connection, refusals)
+            except BrokenError as error:
+                if replaced:
+                    raise UnreachableError(name, f"the connection to {route.where} broke while opening a session: {error}") from error
+                replaced = True
+
+    async def _open_on(self, connection: Connection) -> Lease:
+        connection.sessions += 1
+        # One that has long been silent may be dead: little time is spent on finding out.
+        recent = time.monotonic() - connection.transport.heard < PROBE_SECONDS
+        patience = self._dialler.patience if recent else self._dialler.patience / 3
+        try:
+            channel = await self._dialler.threads.run(partial(connection.open_session, patience))
+        except BusyError:
+            self._leave(connection)
+            raise
+        except BaseException:
+            connection.retired = True
+            self._leave(connection)
+            raise
+        return Lease(connection, channel)
+
+    def give_back(self, lease: Lease, *, healthy: bool) -> None:
+        """End the lease; a connection that is not healthy serves nobody else."""
+        if not healthy:
+            lease.connection.retired = True
+        self._leave(lease.connection)
+
+    async def aclose(self) -> None:
+        """Cut all connections."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        groups = list(self._groups.values())
+        for group in groups:
+            if group.handshake is not None:
+                group.handshake.cancel()
+            for connection in list(group.connections):
+                self._cut(connection)
+        await self._dialler.threads.run(partial(_join, [c for group in groups for c in group.connections]))
+        self._groups.clear()
+
+    # claiming and leaving
+
+    async def _claim(self, name: str, route: Route, step: Step, *, tunnel: bool = False) -> Connection:
+        """A connection with room, opened if need be."""
+        while not self._closed:
+            group = self._groups.setdefault(route, _Group())
+            group.connections = [connection for connection in group.connections if connection.is_open or not connection.is_idle]
+            usable = [connection for connection in group.connections if (connection.is_open if tunnel else connection.has_room)]
+            if usable:
+                return max(usable, key=lambda connection: connection.idle_since)
+            if group.handshake is not None or sum(connection.is_open for connection in group.connections) < _CONNECTIONS_A_ROUTE:
+                await self._share_handshake(group, name, route, step)
+            else:
+                step("waiting for a free session")
+                await group.changed.wait()
+        raise UnreachableError(name, "the executor was closed")
+
+    def _leave(self, connection: Connection, *, tunnel: bool = False) -> None:
+        if tunnel:
+            connection.tunnels -= 1
+        else:
+            connection.sessions -= 1
+        connection.was_used = True
+        connection.idle_since = time.monotonic()
+        if connection.is_idle:
+            if connection.retired or self._closed:
+                self._cut(connection)
+            self._sweep()
+        if (group := self._groups.get(connection.route)) is not None:
+            group.tell()
+
+    async def _make_way(self, connection: Connection, refusals: int) -> None:
+        """After a refusal: remember how many sessions fit, or wait for the last one to be gone on the server as well."""
+        if not connection.is_idle:
+            connection.limit = max(1, connection.sessions)
+            return
+        if refusals > _REFUSALS // 2 and connection.served:
+            self._cut(connection)
+            return
+        await asyncio.sleep(random.uniform(0.5, 1) * 0.01 * 2**refusals)  # noqa: S311 - jitter, no secret
+
+    # handshakes
+
+    async def _share_handshake(self, group: _Group, name: str, route: Route, step: Step) -> None:
+        """Wait for the handshake under way, or start one; it is given up with the last who waits for it."""
+        if group.handshake is None:
+            group.handshake = asyncio.create_task(self._connect(group, name, route))
+        task = group.handshake
+        group.waiting += 1
+        try:
+            await asyncio.shield(task)
+        except UnreachableError as error:
+            raise with_host(name, error) from error
+        except asyncio.CancelledError:
+            step(group.doing())
+            if task.cancelled() and self._closed:
+                raise UnreachableError(name, "the executor was closed") from None
+            raise
+        finally:
+            group.waiting -= 1
+            if group.waiting == 0 and not task.done():
+                task.cancel()
+
+    async def _connect(self, group: _Group, name: str, route: Route) -> None:
+        """Open one more connection; a server that is too busy is asked again, with jitter."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._dialler.patience
+        pause = 0.05
+        try:
+            while True:
+                try:
+                    connection = await self._connect_once(group, name, route)
+                    break
+                except TurnedAwayError:
+                    pause = min(pause * 1.5, 1.0)
+                    if loop.time() + pause > give_up:
+                        raise
+                    await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, no secret
+            group.connections.append(connection)
+            self._pulse.add(connection)
+            self._sweep()
+        finally:
+            group.handshake = None
+            group.tell()
+
+    async def _connect_once(self, group: _Group, name: str, route: Route) -> Connection:
+        if route.proxy_command is not None:
+            raise UnreachableError(name, "ProxyCommand is not supported; use ProxyJump")
+        handshake = Handshake(self._dialler, name, route)
+        group.doing = lambda: handshake.doing
+        if route.via is None:
+            return Connection(route, await handshake.over_tcp(), None)
+        return await self._connect_through(group, handshake, name, route, route.via)
+
+    async def _connect_through(self, group: _Group, handshake: Handshake, name: str, route: Route, via: Route) -> Connection:
+        steps = ["connecting to its jump host"]
+        group.doing = lambda: f"{steps[-1]} ({via.where})"
+        jump = await self._claim(name, via, steps.append, tunnel=True)
+        jump.tunnels += 1
+        group.doing = lambda: handshake.doing
+        try:
+            return Connection(route, await handshake.through(jump.transport), jump)
+        except BaseException:
+            self._leave(jump, tunnel=True)
+            raise
+
+    # the end of connections
+
+    def _cut(self, connection: Connection) -> None:
+        """End a connection, and its use of a jump host."""
+        if connection.was_cut:
+            return
+        connection.retired = connection.was_cut = True
+        self._pulse.discard(connection)
+        via, connection.via = connection.via, None
+        if via is None:
+            connection.transport.cut()
+            return
+        # Closing a tunnel sends a packet through the jump host, which may block.
+        self._dialler.threads.start(connection.transport.cut)
+        self._leave(via, tunnel=True)
+
+    def _sweep(self) -> None:
+        """Cut what was idle for too long, and the least recently used beyond the size limit; come again in time."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        everything = [connection for group in self._groups.values() for connection in group.connections]
+        idle = sorted((connection for connection in everything if connection.is_spare), key=lambda connection: connection.idle_since)
+        surplus = len(everything) - self._size
+        cutoff = time.monotonic() - self._idle_seconds
+        for index, connection in enumerate(idle):
+            if index < surplus or connection.idle_since <= cutoff or not connection.is_open:
+                self._cut(connection)
+        self._forget_the_cut()
+        left = [connection.idle_since for connection in idle if connection.is_open]
+        if left and not self._closed:
+            self._sweeper = asyncio.get_running_loop().call_later(max(0.1, min(left) - cutoff), self._sweep)
+
+    def _forget_the_cut(self) -> None:
+        for route, group in list(self._groups.items()):
+            group.connections = [connection for connection in group.connections if not connection.was_cut]
+            if not group.connections and group.handshake is None and not group.waiting:
+                del self._groups[route]
+
+
+def _join(connections: list[Connection]) -> None:
+    """Wait for the threads of connections that were cut, so that nothing of them is left."""
+    for connection in connections:
+        with suppress(RuntimeError):
+            connection.transport.join(1.0)

@@ -1,0 +1,40 @@
+"""The way to a host: all that decides which connection serves it."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.values import HostKeyPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """Who logs in where and how. Equal routes share connections."""
+
+    address: str
+    port: int
+    user: str
+    key_name: str  # the name under which known_hosts lists the host
+    key_port: int
+    policy: HostKeyPolicy
+    user_known_hosts: tuple[Path, ...]
+    global_known_hosts: tuple[Path, ...]
+    hash_known_hosts: bool
+    key_algorithms: str | None  # HostKeyAlgorithms as written
+    identity: Path | None  # set for this host or for fleetflow: offered first, and it must exist
+    identity_files: tuple[Path, ...]  # from ~/.ssh/config, or the usual ones: offered if they exist
+    identities_only: bool
+    agent: str | None  # the socket of the ssh-agent
+    methods: frozenset[str]  # those of METHODS that may be used
+    via: "Route | None"  # the jump host
+    proxy_command: str | None
+    family: socket.AddressFamily
+    bind_address: str | None
+
+    @property
+    def where(self) -> str:
+        """Address and port, as messages show them."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+METHODS = frozenset({"publickey", "password", "keyboard-interactive"})

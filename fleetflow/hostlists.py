@@ -1,0 +1,124 @@
+"""Reads lists of hosts that other programs keep: ssh config, /etc/hosts, and plain lists; Ansible's is in `fleetflow.ansible`."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleetflow.formats import Format
+from models.errors import UsageError
+from models.hostsfile import HostEntry, entry
+from models.names import HOST, is_ip, parse
+from models.ranges import RangeError, expand, fold, split
+
+
+@dataclass
+class HostList:
+    """The hosts of a file, each with what is said of it."""
+
+    path: Path
+    format: Format
+    hosts: dict[str, dict[str, object]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # what could not be taken over, for people
+
+    @property
+    def label(self) -> str:
+        return fold(self.hosts)
+
+    def entries(self) -> dict[str, HostEntry]:
+        """The inventory's entries, hosts of which the same is said in one."""
+        same: dict[str, tuple[HostEntry, list[str]]] = {}
+        for name, values in self.hosts.items():
+            try:
+                said = entry(values)
+            except UsageError as error:
+                raise UsageError(f"{self.path}: host {name!r}: {error}") from None
+            same.setdefault(said.model_dump_json(), (said, []))[1].append(name)
+        return {pattern: said for said, names in same.values() for pattern in split(fold(names))}
+
+    def add(self, name: str, values: Mapping[str, object], line: int | None = None) -> None:
+        """Take a host, or more about one that is there; raises `UsageError` for a name that is none."""
+        if not HOST.fullmatch(name):
+            raise self.error(f"{name[:60]!r} is not a host name", line)
+        self.hosts.setdefault(name, {}).update(values)
+
+    def error(self, reason: str, line: int | None = None) -> UsageError:
+        return UsageError(f"{self.path}:{line}: {reason}" if line else f"{self.path}: {reason}")
+
+
+def read(path: Path, format_: Format, groups: Iterable[str] = ()) -> HostList:
+    """Read a file; raises `UsageError` with its line."""
+    from fleetflow import ansible, sshhosts  # they read into what is defined here
+
+    text = _text(path)
+    format_ = _guess(text) if format_ is Format.GUESS else format_
+    found = HostList(path, format_)
+    readers = {Format.SSH: sshhosts.read, Format.HOSTS: _read_hosts, Format.ANSIBLE: ansible.read, Format.LIST: _read_list}
+    readers[format_](found, text)
+    for values in found.hosts.values():
+        already = values.get("groups", ())
+        if groups or already:
+            values["groups"] = sorted({*groups, *(already if isinstance(already, Iterable) else ())})
+    return found
+
+
+def file_name(path: Path) -> str:
+    """The file in hosts.d that keeps what this one brought."""
+    return f"import-{re.sub(r'[^A-Za-z0-9_.-]+', '-', path.name)[:100]}.yaml"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: this is not text in UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+
+
+def _guess(text: str) -> Format:
+    lines = [line for raw in text.splitlines() if (line := raw.strip()) and line[0] not in "#;"]
+    if any(re.match(r"(?i)(host|match|include)[\s=]", line) for line in lines):
+        return Format.SSH
+    if any(re.match(r"\[[\w.-]+(:\w+)?\]$|[^#]*\sansible_\w+\s*=", line) for line in lines):
+        return Format.ANSIBLE
+    if lines and all(is_ip(line.split()[0].partition("%")[0]) and len(line.split()) > 1 for line in lines):
+        return Format.HOSTS
+    return Format.LIST
+
+
+def _lines(text: str) -> Iterable[tuple[int, str]]:
+    """What stands on each line before a comment."""
+    for number, raw in enumerate(text.splitlines(), 1):
+        if line := raw.partition("#")[0].strip():
+            yield number, line
+
+
+def _read_list(found: HostList, text: str) -> None:
+    """Names, ranges and `user@name:port`, with blanks or commas between them."""
+    for number, line in _lines(text):
+        for word in (word for part in line.split() for word in split(part) if word):
+            try:
+                spellings = [parse(name) for name in expand(word)]
+            except (RangeError, ValueError) as error:
+                raise found.error(str(error), number) from None
+            for spelled in spellings:
+                values = {"user": spelled.user, "port": spelled.port}
+                found.add(spelled.host, {key: value for key, value in values.items() if value}, number)
+
+
+_NOT_MACHINES = re.compile(r"127\.|0\.|255\.|::1$|::$|f[ef]0[0-9a-f]*:|localhost")
+
+
+def _read_hosts(found: HostList, text: str) -> None:
+    """An address and its names; the first name is taken, and of several addresses the first."""
+    for number, line in _lines(text):
+        address, *names = line.split()
+        if not names or not is_ip(address.partition("%")[0]):
+            raise found.error("a line is an address and its names", number)
+        if _NOT_MACHINES.match(address.lower()):
+            continue
+        if names[0] in found.hosts:
+            found.left_out.append(f"line {number}: {names[0]} has an address already")
+            continue
+        found.add(names[0], {"address": address}, number)

@@ -1,0 +1,298 @@
+"""The local stack as people see it: `up`, `down`, `status`, and `ensure_stack`, which `run` calls.
+
+Imported by every command: nothing here may import Prefect, SQLAlchemy or an HTTP client at the top.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fleetflow.doorbell import ping
+from fleetflow.process import Process, of_session, wait_all
+from fleetflow.state import Phase, StackState, forget_state, read_auth, read_state
+from models.errors import UnavailableError
+from models.owner import make_home
+from models.settings import Settings
+
+_LOCKED = 75  # exit code of a supervisor that found another one
+_START = 120.0  # seconds a stack may take to get ready: a slow disk and a new database
+_STOP = 40.0  # seconds it may take to end before it is killed
+_TICK = 0.05
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where Prefect's API is, and the auth string it wants."""
+
+    api_url: str
+    auth: str | None
+
+
+def ensure_stack(settings: Settings) -> Endpoint:
+    """The Prefect API to use; starts the local stack when it does not run and no other API is configured.
+
+    Returns within milliseconds when the stack runs. Raises `UnavailableError`.
+    """
+    _mention_ignored(os.environ)
+    if settings.prefect_api_url:
+        return _endpoint(settings, settings.prefect_api_url.rstrip("/"))
+    state = read_state(settings.home)
+    if state is None or state.phase is not Phase.READY or not state.is_running:
+        state = _start(settings, any_port="ui_port" not in settings.model_fields_set)
+    return _endpoint(settings, state.api_url)
+
+
+def worker_socket(home: Path) -> Path:
+    """The socket on which the worker of `home` listens."""
+    return home / "worker.sock"
+
+
+def up_command(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave the stack running in the background.")] = False,
+) -> None:
+    """Start Prefect's server and UI, the worker and the deployments.
+
+    In the foreground everything ends with Ctrl-C; with -d it runs until `fleetflow down`. When `prefect_api_url` is set,
+    that API is used and only the worker is started.
+    """
+    settings = Settings.load()
+    _mention_ignored(os.environ)
+    running = read_state(settings.home)
+    if running is not None and running.is_running and running.phase is not Phase.STOPPING:
+        typer.echo("the stack runs already", err=True)
+        _show(settings, _wait_until_ready(settings, None, any_port=False))
+    elif detach:
+        _show(settings, _start(settings, any_port=False))
+    else:
+        _run_in_foreground(settings)
+
+
+def down_command() -> None:
+    """End the stack: first the worker, which cancels what it runs, then Prefect's server."""
+    settings = Settings.load()
+    state = read_state(settings.home)
+    living = state.living() if state else {}
+    if state is None or not living:
+        forget_state(settings.home)
+        typer.echo("nothing was running")
+        return
+    typer.echo(f"ending {', '.join(f'{name} (process {process.pid})' for name, process in living.items())}")
+    _end(settings.home, state)
+    typer.echo("the stack has ended")
+
+
+def status_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what runs, and how to log in to the UI. Exit code 1 when the stack does not run."""
+    settings = Settings.load()
+    state = read_state(settings.home)
+    report = _report(settings, state)
+    if as_json:
+        typer.echo(json.dumps(report))
+    elif state is None or not state.is_running:
+        typer.echo(
+            f"the stack of {settings.home} does not run; `fleetflow up -d` starts it"
+            + (f"\nlast error: {state.error}" if state and state.error else "")
+        )
+    else:
+        _show(settings, state)
+    if not report["running"]:
+        raise typer.Exit(1)
+
+
+# Starting
+
+
+def _start(settings: Settings, *, any_port: bool) -> StackState:
+    """Start the stack in a session of its own, and wait until it is ready. Of two that start at once one wins; both get its stack."""
+    make_home(settings.home)
+    typer.echo(f"starting fleetflow's local stack in {settings.home}", err=True)
+    return _wait_until_ready(settings, _spawn(settings, any_port=any_port), any_port=any_port)
+
+
+def _spawn(settings: Settings, *, any_port: bool, lifeline: int | None = None) -> "subprocess.Popen[bytes]":
+    """Start a supervisor: into the log, or, with a lifeline, into our own output and only as long as we live."""
+    logs = settings.home / "logs"
+    logs.mkdir(mode=0o700, exist_ok=True)
+    command = [sys.executable, "-P", "-m", "fleetflow.supervisor", *(["--any-port"] if any_port else [])]
+    if lifeline is not None:
+        command += ["--echo", "--lifeline", str(lifeline)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    with (logs / "stack.log").open("wb") as log:
+        return subprocess.Popen(
+            command,
+            env=environment | {"FLEETFLOW_HOME": str(settings.home)},
+            cwd=settings.home,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=None if lifeline is not None else log,
+            stderr=log,
+            pass_fds=[lifeline] if lifeline is not None else [],
+        )
+
+
+def _wait_until_ready(settings: Settings, supervisor: "subprocess.Popen[bytes] | None", *, any_port: bool) -> StackState:
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline:
+        state = read_state(settings.home)
+        if state is not None and state.is_running and state.phase is Phase.READY:
+            return state
+        if supervisor is not None and supervisor.poll() is not None:
+            supervisor = _after_death(settings, supervisor, any_port=any_port)
+        time.sleep(_TICK)
+    raise UnavailableError("the local stack", f"is not ready after {_START:g} s; its logs are in {settings.home / 'logs'}")
+
+
+def _after_death(settings: Settings, supervisor: "subprocess.Popen[bytes]", *, any_port: bool) -> "subprocess.Popen[bytes]":
+    """A supervisor that found another one tries again, in case that one is on its way out; any other death is told."""
+    if supervisor.returncode != _LOCKED:
+        raise _explain(settings, supervisor.returncode)
+    time.sleep(0.5)
+    return _spawn(settings, any_port=any_port)
+
+
+def _explain(settings: Settings, code: int) -> UnavailableError:
+    state = read_state(settings.home)
+    if state is not None and state.phase is Phase.FAILED and state.error:
+        return UnavailableError("the local stack", state.error)
+    log = settings.home / "logs" / "stack.log"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return UnavailableError(
+        "the local stack", lines[-1].removeprefix("fleetflow: ") if lines else f"ended with exit code {code}; see {log}"
+    )
+
+
+def _run_in_foreground(settings: Settings) -> None:
+    make_home(settings.home)
+    ours, theirs = os.pipe()
+    supervisor = _spawn(settings, any_port=False, lifeline=ours)
+    os.close(ours)
+    ending = _Ending()
+    try:
+        with ending:
+            _show(settings, _wait_until_ready(settings, supervisor, any_port=False))
+            supervisor.wait()
+    except (KeyboardInterrupt, _Terminated):
+        typer.echo("ending the stack", err=True)
+    finally:
+        os.close(theirs)
+        _await_end(settings.home, supervisor)
+    if not ending.asked and supervisor.returncode:
+        raise _explain(settings, supervisor.returncode)
+
+
+# Ending
+
+
+class _Terminated(BaseException):
+    """TERM or HUP came while `up` ran in the foreground."""
+
+
+class _Ending:
+    """Turns TERM and HUP into an exception, as Python does with INT."""
+
+    asked = False
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, self._raise) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.asked = kind is not None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _raise(self, number: int, frame: object) -> None:
+        raise _Terminated
+
+
+def _await_end(home: Path, supervisor: "subprocess.Popen[bytes]") -> None:
+    """Wait for a supervisor whose lifeline we have closed; another Ctrl-C ends everything at once."""
+    try:
+        supervisor.wait(_STOP)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        if state := read_state(home):
+            _kill(state)
+        supervisor.kill()
+        supervisor.wait()
+
+
+def _end(home: Path, state: StackState) -> None:
+    if state.supervisor.is_alive():
+        state.supervisor.send(signal.SIGTERM)
+        ended = state.supervisor.wait(_STOP)
+    else:  # killed; its children end by themselves, for their lifeline is cut
+        ended = wait_all(state.living().values(), _STOP)
+    if not ended:
+        typer.echo(f"it has not ended within {_STOP:g} s; killing it", err=True)
+    _kill(state)
+    forget_state(home)
+
+
+def _kill(state: StackState) -> None:
+    """Kill what is left of the stack's session and of its children."""
+    left: list[Process] = [*state.living().values(), *of_session(state.supervisor.pid)]
+    for process in left:
+        process.send(signal.SIGKILL)
+    wait_all(left, 5)
+
+
+# Showing
+
+
+def _show(settings: Settings, state: StackState) -> None:
+    login = read_auth(settings.home)
+    if state.foreign:
+        typer.echo(f"Prefect  {state.api_url} (not ours; set by prefect_api_url)")
+    else:
+        typer.echo(f"UI       {state.ui_url}")
+        typer.echo(f"log in   {login} (the whole line, user and password; it is kept in {settings.home / 'prefect.auth'})")
+    for name, process in state.living().items():
+        restarts = state.restarts.get(name, 0)
+        typer.echo(f"{name:<15}process {process.pid}" + (f", started again {restarts} times" if restarts else ""))
+    typer.echo(f"home     {settings.home}")
+
+
+def _report(settings: Settings, state: StackState | None) -> dict[str, Any]:
+    running = state is not None and state.is_running
+    worker = ping(settings.home) if running else None
+    return {
+        "running": running,
+        "phase": str(state.phase) if state and running else None,
+        "home": str(settings.home),
+        "api_url": state.api_url if state and running else settings.prefect_api_url,
+        "ui_url": state.ui_url if state and running else None,
+        "auth_file": None if settings.prefect_api_url else str(settings.home / "prefect.auth"),
+        "foreign_api": bool(settings.prefect_api_url),
+        "work_pool": settings.work_pool,
+        "processes": {name: process.pid for name, process in state.living().items()} if state else {},
+        "restarts": state.restarts if state and running else {},
+        "worker": worker,
+        "version": state.version if state and running else None,
+        "error": state.error if state and state.error else None,
+    }
+
+
+def _endpoint(settings: Settings, api_url: str) -> Endpoint:
+    if settings.prefect_api_url:
+        secret = settings.prefect_api_auth
+        return Endpoint(api_url, secret.get_secret_value() if secret else None)
+    return Endpoint(api_url, read_auth(settings.home))
+
+
+def _mention_ignored(environ: Mapping[str, str]) -> None:
+    """Say that Prefect's own configuration has no say here, where there is some."""
+    named = [name for name in ("PREFECT_API_URL", "PREFECT_PROFILE") if environ.get(name)]
+    if named:
+        with suppress(BrokenPipeError):
+            typer.echo(f"fleetflow: {' and '.join(named)} is ignored; FLEETFLOW_PREFECT_API_URL names another Prefect API", err=True)

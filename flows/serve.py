@@ -1,0 +1,66 @@
+"""The worker as a process of the local stack: `python -m flows.serve LIFELINE`.
+
+While Prefect's server starts, this process imports and brings our database up to date; then it makes what the server
+lacks, and serves.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+
+from setproctitle import setproctitle
+
+from flows.lifeline import end_with
+
+
+def main(lifeline: int) -> None:
+    """Serve until a signal comes or the lifeline ends; an error of ours becomes one line and its exit code."""
+    setproctitle("fleetflow worker")
+    end_with(lifeline)
+    from models.errors import FleetflowError  # after the lifeline: what follows imports for seconds
+
+    try:
+        asyncio.run(_serve())
+    except FleetflowError as error:
+        print(f"fleetflow worker: {error}", file=sys.stderr)  # noqa: T201 - the stack shows this line
+        raise SystemExit(error.exit_code) from None
+
+
+async def _serve() -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows import deploy
+    from flows.engine import soften
+    from flows.patience import patiently
+    from flows.worker import FleetflowWorker
+    from models import database
+    from models.settings import Settings
+    from models.store import Store
+
+    logging.getLogger("flows").setLevel(logging.INFO)
+    settings = Settings.load()
+    database.upgrade(settings.database)
+    store = Store.open(settings.database)
+    identity = store.identity()
+    store.close()
+    async with get_client() as client:
+        soften(client)
+        await patiently(client.hello)
+        await deploy.prepare_work_pool(
+            client,
+            settings.work_pool,
+            FleetflowWorker.get_default_base_job_template(),
+            identity,
+            ours=settings.prefect_api_url is None,
+        )
+        await deploy.deploy(client, settings.work_pool)
+    await FleetflowWorker(work_pool_name=settings.work_pool).start(printer=_say)
+
+
+def _say(line: str) -> None:
+    print(time.strftime("%H:%M:%S"), line, flush=True)  # noqa: T201 - into the stack's log
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
