@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet  # type: ignore[import-untyped]  # ClusterShell ships no types
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import FleetflowError, NoHostsError, TargetError, UnknownNameError
@@ -284,6 +284,7 @@ OPERANDS = {
 MODEL = {",": set.union, "!": set.difference, ",!": set.difference, "&": set.intersection, ",&": set.intersection}
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(OPERANDS)), st.lists(st.tuples(st.sampled_from(sorted(MODEL)), st.sampled_from(sorted(OPERANDS)))))
 def test_expressions_follow_the_laws_of_sets(first: str, rest: list[tuple[str, str]]) -> None:
     expected = OPERANDS[first]
@@ -299,6 +300,7 @@ def test_expressions_follow_the_laws_of_sets(first: str, rest: list[tuple[str, s
             resolve(target, INVENTORY)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text("web0123456789[]-,!&@*?:/.=tag \n", max_size=40), st.text("[]:1,-/")))
 def test_no_text_whatever_gets_another_error(text: str) -> None:
     try:
@@ -310,6 +312,10 @@ def test_no_text_whatever_gets_another_error(text: str) -> None:
 LABEL = st.text(string.ascii_lowercase + string.digits + "0123456789.-", min_size=1, max_size=12).map(lambda text: "h" + text)
 
 
+SHAPED = st.from_regex(r"\A[a-c]{1,2}[0-9]{1,3}(-n[0-9]{1,2})?(:2[0-9])?\Z")
+
+
+@settings(deadline=None)
 @given(st.sets(st.one_of(LABEL, SHAPED, st.just("[::1]:22"), st.just("fe80::1"))))
 def test_folded_names_expand_to_the_same_names(hosts: set[str]) -> None:
     label = fold(hosts)
@@ -317,6 +323,7 @@ def test_folded_names_expand_to_the_same_names(hosts: set[str]) -> None:
     assert sorted(back) == sorted(hosts)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=10)))
 def test_folding_takes_any_text(hosts: list[str]) -> None:
     assert isinstance(fold(hosts), str)

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from fleetflow.environment import prefect_environment
 from tests.until import until
@@ -27,6 +27,7 @@ class PrefectServer:
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     process: "subprocess.Popen[bytes] | None" = None
     lifeline: int = -1
+    _port: int = 0
 
     @property
     def port(self) -> int:
@@ -45,9 +46,13 @@ class PrefectServer:
         user, _, password = self.auth.partition(":")
         return httpx.Client(base_url=self.api_url, auth=(user, password), timeout=30)
 
+    def start_again(self) -> None:
+        """Start at the port of before, whose listener has been closed."""
+        self.listener = socket.create_server(("127.0.0.1", self._port))
+        self.start()
+
     def start(self) -> None:
-        if self.listener.fileno() < 0:
-            raise RuntimeError("closed for good")
+        self._port = self.port
         theirs, self.lifeline = os.pipe()
         environment = self.environment | {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(self.port)}
         with (self.home / "server.log").open("ab") as log:
@@ -94,10 +99,13 @@ class PrefectServer:
         return answer.json()
 
 
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect-server"), auth=f"test:{secrets.token_hex(8)}")
+@contextmanager
+def run_prefect_server(home: Path) -> Iterator[PrefectServer]:
+    """A server that is running."""
+    server = PrefectServer(home, auth=f"test:{secrets.token_hex(8)}")
     server.start()
-    yield server
-    server.kill()
-    server.listener.close()
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.listener.close()

@@ -1,0 +1,39 @@
+"""Looks for processes in /proc."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from models.values import Attempt
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this process exists and is not a zombie."""
+    return _stat(pid)[0] not in {"Z", "X", ""}
+
+
+def marked(attempt: Attempt) -> list[int]:
+    """The processes that belong to an attempt."""
+    mark = f"FLEETFLOW_ATTEMPT={attempt.id}".encode()
+    return [pid for pid in _pids() if mark in _environ(pid)]
+
+
+def members(group: int) -> list[int]:
+    """The processes of a group that are not zombies."""
+    return [pid for pid in _pids() if _stat(pid)[2:3] == [str(group)] and is_alive(pid)]
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _environ(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of proc(5) from the state letter on."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+    return [""]

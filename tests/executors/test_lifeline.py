@@ -1,0 +1,382 @@
+"""The wrapper over pipes, with every sh that hosts have, and the reading of its answers."""
+
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executors.lifeline import BEAT, GO, LOCAL_ARGV, REMOTE_LINE, Session
+from models.errors import UsageError
+from models.values import Attempt, Command, Stream
+from tests.executors.processes import is_alive, marked, members
+from tests.programs import need
+from tests.until import until
+
+_SHELLS = ["dash", "bash", "busybox"]
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
+
+
+class Wrapped:
+    """A wrapper at work: what we would be to it over SSH, with pipes."""
+
+    def __init__(self, sh: str, script: str, *, argv: list[str] | None = None, group: bool = True, **options: object) -> None:
+        self.attempt = Attempt(id=uuid.uuid4())
+        timing = {"grace": options.pop("grace", 1), "beat_timeout": options.pop("beat_timeout", 30)}
+        environment = _ENVIRONMENT | options.pop("environment", {})
+        self.session = Session(self.attempt, Command(script=script, **options), env={}, sh=sh, **timing)
+        self.output = {stream: b"" for stream in Stream}
+        pipe = subprocess.PIPE
+        argv = argv or [sh, *LOCAL_ARGV[1:]]
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=group, env=environment)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self.process.stdout, selectors.EVENT_READ, Stream.STDOUT)
+        self._selector.register(self.process.stderr, selectors.EVENT_READ, Stream.STDERR)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def prepare(self) -> "Wrapped":
+        self.send(self.session.payload)
+        self.read_until(lambda: self.session.ready or self.session.refusal)
+        return self
+
+    def start(self) -> "Wrapped":
+        self.prepare().send(GO)
+        return self
+
+    def send(self, data: bytes) -> None:
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def hang_up(self) -> None:
+        self.process.stdin.close()
+
+    def read_until(self, holds: Callable[[], object], seconds: float = 20, *, beat: float | None = None) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain; output so far: {self.output}"
+            for key, _ in self._selector.select(beat or 0.05):
+                self._read(key)
+            if beat:
+                self.send(BEAT)
+
+    def read_to_the_end(self, **options: float) -> int:
+        self.read_until(lambda: self.session.exit_code is not None, **options)
+        self.process.wait(timeout=10)
+        return self.session.exit_code
+
+    def _read(self, key: selectors.SelectorKey) -> None:
+        data = os.read(key.fd, 65536)
+        if not data:
+            self._selector.unregister(key.fileobj)
+        self.output[key.data] += self.session.feed(key.data, data)
+
+    def close(self) -> None:
+        self._selector.close()
+        for pid in [*marked(self.attempt), *members(self.pid)]:
+            os.kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            pipe.close()
+
+
+@pytest.fixture(params=_SHELLS)
+def sh(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A shell under the name `sh`: so bash keeps to POSIX, and busybox knows what it is."""
+    folder = tmp_path / request.param
+    folder.mkdir()
+    (folder / "sh").symlink_to(need(request.param))
+    return str(folder / "sh")
+
+
+@pytest.fixture
+def wrap(sh: str) -> Iterator[Callable[..., Wrapped]]:
+    made = []
+
+    def make(script: str, **options: object) -> Wrapped:
+        made.append(Wrapped(sh, script, **options))
+        return made[-1]
+
+    yield make
+    for wrapped in made:
+        wrapped.close()
+
+
+def test_nothing_runs_before_go(wrap: Callable[..., Wrapped], tmp_path: Path) -> None:
+    wrapped = wrap(f"touch {tmp_path}/ran; echo hi; echo err >&2; exit 4", stdin=b"x" * 5000).prepare()
+    assert wrapped.session.ready
+    assert not (tmp_path / "ran").exists()
+    wrapped.send(GO)
+    assert wrapped.read_to_the_end() == 4
+    assert wrapped.output == {Stream.STDOUT: b"hi\n", Stream.STDERR: b"err\n"}
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("sent", [0.1, 0.5, 0.9, 0.999, 1.0])
+def test_a_lifeline_that_ends_before_go_leaves_nothing(wrap: Callable[..., Wrapped], tmp_path: Path, sent: float) -> None:
+    wrapped = wrap(f"touch {tmp_path}/ran", stdin=b"x" * 5000, environment={"TMPDIR": str(tmp_path)})
+    wrapped.send(wrapped.session.payload[: int(len(wrapped.session.payload) * sent)])
+    wrapped.hang_up()
+    assert wrapped.process.wait(timeout=10) != 0
+    assert not members(wrapped.pid)
+    assert {path.name for path in tmp_path.iterdir()} <= set(_SHELLS)
+
+
+def test_anything_but_go_starts_nothing(wrap: Callable[..., Wrapped], tmp_path: Path) -> None:
+    wrapped = wrap(f"touch {tmp_path}/ran").prepare()
+    wrapped.send(BEAT)
+    assert wrapped.process.wait(timeout=10) != 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_noise_of_a_profile_is_cut_on_both_streams(wrap: Callable[..., Wrapped], sh: str) -> None:
+    noisy = [sh, "-c", f"echo noise; echo noise >&2; printf 'no newline \036'; {REMOTE_LINE}"]
+    wrapped = wrap("printf out; printf err >&2", argv=noisy).start()
+    assert wrapped.read_to_the_end() == 0
+    assert wrapped.output == {Stream.STDOUT: b"out", Stream.STDERR: b"err"}
+    assert wrapped.session.last_words == b"noise\n"
+
+
+@pytest.mark.parametrize("login", ["dash", "bash", "busybox", "tcsh", "fish"])
+def test_login_shells_pass_the_remote_line_on(login: str) -> None:
+    argv = [need(login), *(["sh"] if login == "busybox" else []), "-c", REMOTE_LINE]
+    wrapped = Wrapped("/bin/sh", "printf '%s' '!! \\ $x'; cat", argv=argv, stdin=b"\0in").start()
+    try:
+        assert wrapped.read_to_the_end() == 0
+        assert wrapped.output[Stream.STDOUT] == b"!! \\ $x\0in"
+    finally:
+        wrapped.close()
+
+
+_TREE = "trap '' TERM; sleep 1000 & setsid sh -c 'trap \"\" TERM; echo up; sleep 1000' & nohup sleep 1000 2>&1 & wait; sleep 1000"
+
+
+@pytest.mark.parametrize("stdin", [b"", bytes(1024 * 1024)], ids=["no stdin", "1 MiB unread"])
+def test_the_end_of_the_lifeline_ends_all(wrap: Callable[..., Wrapped], stdin: bytes) -> None:
+    wrapped = wrap(_TREE, stdin=stdin).start()
+    wrapped.read_until(lambda: wrapped.output[Stream.STDOUT])
+    wrapped.hang_up()
+    assert wrapped.process.wait(timeout=10) == -signal.SIGKILL
+    assert not marked(wrapped.attempt)
+    until(lambda: not members(wrapped.pid), what="the end of the group")
+    assert wrapped.session.exit_code is None
+
+
+@pytest.mark.parametrize("stdin", [b"", bytes(1024 * 1024)], ids=["no stdin", "1 MiB unread"])
+def test_silence_ends_all(wrap: Callable[..., Wrapped], stdin: bytes) -> None:
+    wrapped = wrap(_TREE, stdin=stdin, beat_timeout=1).start()
+    began = time.monotonic()
+    wrapped.read_until(lambda: wrapped.output[Stream.STDOUT])
+    assert wrapped.process.wait(timeout=10) == -signal.SIGKILL
+    assert 0.9 < time.monotonic() - began < 1 + 1 + 3
+    assert not marked(wrapped.attempt)
+    until(lambda: not members(wrapped.pid), what="the end of the group")
+
+
+def test_silence_after_beats_ends_all(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("echo up; sleep 1000", beat_timeout=1).start()
+    began = time.monotonic()
+    wrapped.read_until(lambda: time.monotonic() > began + 1.5, beat=0.1)
+    assert wrapped.process.poll() is None
+    assert wrapped.process.wait(timeout=10) == -signal.SIGKILL
+    assert not marked(wrapped.attempt)
+
+
+def test_beats_keep_it_alive(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("sleep 2.5; echo done", beat_timeout=1).start()
+    assert wrapped.read_to_the_end(beat=0.2) == 0
+    assert wrapped.output[Stream.STDOUT] == b"done\n"
+
+
+def test_a_burst_of_beats_harms_nothing(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("sleep 0.5; echo done", beat_timeout=1).start()
+    for _ in range(200):
+        wrapped.send(BEAT)
+    assert wrapped.read_to_the_end() == 0
+    assert not members(wrapped.pid)
+
+
+def test_nothing_of_the_wrapper_is_left_after_a_normal_end(wrap: Callable[..., Wrapped], tmp_path: Path) -> None:
+    for number in range(40):
+        wrapped = wrap(f"sleep 0.00{number % 10}", stdin=b"x" * 5000 * (number % 2), environment={"TMPDIR": str(tmp_path)}).start()
+        wrapped.send(BEAT * (number % 3))
+        assert wrapped.read_to_the_end(seconds=10) == 0
+        assert not members(wrapped.pid)
+    assert {path.name for path in tmp_path.iterdir()} <= set(_SHELLS)
+
+
+def test_what_the_command_leaves_behind_on_purpose_lives(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("sleep 1000 & echo $!").start()
+    assert wrapped.read_to_the_end() == 0
+    wrapped.hang_up()
+    child = int(wrapped.output[Stream.STDOUT])
+    assert members(wrapped.pid) == [child]
+    assert is_alive(child)
+
+
+def test_its_late_output_is_dropped(wrap: Callable[..., Wrapped], tmp_path: Path) -> None:
+    script = f"(until [ -e {tmp_path}/go ]; do sleep 0.02; done; echo late; echo late >&2; touch {tmp_path}/said) & echo now"
+    wrapped = wrap(script).start()
+    assert wrapped.read_to_the_end() == 0
+    (tmp_path / "go").touch()
+    wrapped.read_until((tmp_path / "said").exists)
+    assert wrapped.output == {Stream.STDOUT: b"now\n", Stream.STDERR: b""}
+
+
+@pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT", "USR1", "USR2", "ALRM", "PIPE"])
+def test_a_signal_to_the_group_does_not_disable_the_lifeline(wrap: Callable[..., Wrapped], name: str) -> None:
+    wrapped = wrap(f"trap : {name}; kill -{name} 0; echo up; while :; do sleep 0.1; done", beat_timeout=2, grace=0.2).start()
+    wrapped.read_until(lambda: wrapped.output[Stream.STDOUT])
+    assert wrapped.process.wait(timeout=10) == -signal.SIGKILL
+    assert not marked(wrapped.attempt)
+
+
+def test_a_killed_sleep_is_no_silence(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("for p in $(pgrep -x sleep -s 0); do kill -9 $p; done; sleep 0.5; echo done").start()
+    assert wrapped.read_to_the_end() == 0
+    assert wrapped.output[Stream.STDOUT] == b"done\n"
+
+
+def test_without_a_process_group_of_its_own_it_makes_one(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap(_TREE, group=False).start()
+    wrapped.read_until(lambda: wrapped.output[Stream.STDOUT])
+    assert os.getpgid(wrapped.pid) == wrapped.pid
+    wrapped.hang_up()
+    assert wrapped.process.wait(timeout=10) == -signal.SIGKILL
+    assert not marked(wrapped.attempt)
+
+
+def test_the_command_starts_with_no_signal_ignored(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("grep SigIgn /proc/self/status").start()
+    assert wrapped.read_to_the_end() == 0
+    assert int(wrapped.output[Stream.STDOUT].split()[1], 16) & ~_ignored_by_ourselves() == 0
+
+
+def _ignored_by_ourselves() -> int:
+    """What pytest's own parent had ignored is inherited by all; Python restores PIPE and XFSZ in its children."""
+    found = re.search(r"SigIgn:\s*(\w+)", Path("/proc/self/status").read_text())
+    return int(found[1], 16) if found else 0
+
+
+def test_the_nonce_is_not_to_be_seen(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("cat /proc/$$/environ /proc/$$/cmdline /proc/$PPID/environ /proc/$PPID/cmdline; env; set").start()
+    nonce = re.search(rb"ff_nonce='(\w+)'", wrapped.session.payload)
+    assert nonce
+    assert wrapped.read_to_the_end() == 0
+    assert b"FLEETFLOW_ATTEMPT" in wrapped.output[Stream.STDOUT]
+    assert nonce[1] not in wrapped.output[Stream.STDOUT]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"cwd": "/no/where"}, "'/no/where'"),
+        ({"cwd": "-"}, "'-'"),
+        ({"stdin": bytes(10_000), "environment": {"TMPDIR": "/no/where"}}, "no room"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(wrap: Callable[..., Wrapped], options: dict[str, object], reason: str) -> None:
+    wrapped = wrap("true", **options).prepare()
+    assert reason in (wrapped.session.refusal or "")
+    assert not wrapped.session.ready
+    assert wrapped.process.wait(timeout=10) == 1
+    assert not members(wrapped.pid)
+
+
+def test_a_full_disk_is_refused(wrap: Callable[..., Wrapped], sh: str, tmp_path: Path) -> None:
+    limited = [sh, "-c", f"ulimit -f 8; exec {sh} -c '{LOCAL_ARGV[2]}'"]
+    wrapped = wrap("true", stdin=bytes(100_000), argv=limited, environment={"TMPDIR": str(tmp_path)}).prepare()
+    assert "no room" in (wrapped.session.refusal or "")
+    assert {path.name for path in tmp_path.iterdir()} <= set(_SHELLS)
+
+
+def test_the_stdin_file_is_nobody_elses(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("stat -L -c '%a %h %s' /proc/self/fd/0", stdin=bytes(10_000)).start()
+    assert wrapped.read_to_the_end() == 0
+    assert wrapped.output[Stream.STDOUT] == b"600 0 10000\n"
+
+
+# --- without a shell
+
+
+def _session(script: str = "true", *, env: dict[str, str] | None = None, **command: object) -> Session:
+    return Session(Attempt(id=uuid.uuid4()), Command(script=script, **command), env=env or {}, grace=2, beat_timeout=30)
+
+
+def test_the_remote_line_is_free_of_what_login_shells_read_differently() -> None:
+    assert re.fullmatch(r"exec /bin/sh -c '[^'!\\\n]*'", REMOTE_LINE)
+
+
+@pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A=B", "A\n", "é", "A;id", "UID", "PPID", "FLEETFLOW_ATTEMPT", "ff_sh"])
+def test_names_that_cannot_be_exported_are_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        _session(env={name: "x"})
+
+
+@pytest.mark.parametrize("arguments", [{"script": "a\0b"}, {"cwd": "a\0b"}, {"env": {"A": "a\0b"}}, {"env": {"A": "x" * 131_072}}])
+def test_what_a_shell_cannot_be_given_is_refused(arguments: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        _session(**arguments)
+
+
+_PIECES = st.one_of(
+    st.binary(max_size=40), st.sampled_from([b"\x1e", b"\x1eMARK"[:3], b"\n", b"exit 3\n", b"ready\n", b"HALF", b"MARKx", b"\x1e\x1e"])
+)
+
+
+@given(st.data())
+def test_any_chunking_gives_exactly_the_output(data: st.DataObject) -> None:
+    session = _session()
+    mark = b"\x1e" + re.search(rb"ff_nonce='(\w+)'", session.payload)[1]
+    exact = {b"HALF": mark[:20], b"MARKx": mark[:-1] + b"x"}
+    noise, output, late = (b"".join(exact.get(piece, piece) for piece in data.draw(st.lists(_PIECES, max_size=12))) for _ in range(3))
+    whole = noise + mark + b"ready\n" + output + mark + b"exit 137\n" + late
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=30)))
+    chunks = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    for stream in Stream:
+        assert session.exit_code is None
+        assert b"".join(session.feed(stream, chunk) for chunk in chunks) == output
+    assert session.exit_code == 137
+    assert session.feed(Stream.STDOUT, b"more") == b""
+
+
+def test_output_is_not_held_back_without_need() -> None:
+    session = _session()
+    mark = b"\x1e" + re.search(rb"ff_nonce='(\w+)'", session.payload)[1]
+    session.feed(Stream.STDOUT, mark + b"ready\n")
+    assert session.feed(Stream.STDOUT, b"a prompt: ") == b"a prompt: "
+    assert session.feed(Stream.STDOUT, b"\x1e is no mark") == b"\x1e is no mark"
+    assert session.feed(Stream.STDOUT, b"x" + mark[:5]) == b"x"
+    assert session.feed(Stream.STDOUT, b"y") == mark[:5] + b"y"
+
+
+def test_50_mib_cost_little() -> None:
+    session = _session()
+    mark = b"\x1e" + re.search(rb"ff_nonce='(\w+)'", session.payload)[1]
+    session.feed(Stream.STDOUT, mark + b"ready\n")
+    chunk = bytes(range(256)) * 256
+    began = time.process_time()
+    for _ in range(800):
+        session.feed(Stream.STDOUT, chunk)
+    assert time.process_time() - began < 1
+
+
+def test_the_wrapper_is_one_that_shells_agree_on() -> None:
+    """ShellCheck, where it is there, finds nothing; see its wiki for the codes that are left out."""
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    path = Path(__file__).parents[2] / "executors/lifeline.sh"
+    subprocess.run(["shellcheck", "-s", "sh", "-S", "error", str(path)], check=True)
