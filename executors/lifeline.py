@@ -43,7 +43,7 @@ _PIPED = 4096  # bytes that any pipe takes without a reader
 _PLAIN = frozenset(b"\t ,./:;=@_" + string.ascii_letters.encode() + string.digits.encode())
 
 _REFUSALS = {
-    "spool": "no room for the command's input: ${TMPDIR:-/tmp} on the host is full or not writable, or it has no `head -c`",
+    "spool": "no room for the command's stdin or long script: $TMPDIR (or /tmp) on the host is full, or may not be written to",
     "cwd": "its working directory {cwd!r} does not exist there, or may not be entered",
 }
 

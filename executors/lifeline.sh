@@ -104,7 +104,7 @@ ff_tell() {
 # itself is silence; one that somebody else has killed is begun again.
 ff_watch() {
   trap 'kill -9 $ff_reader $!; wait; exit' VTALRM
-  trap 'kill -9 $ff_sleep; wait $ff_sleep' PROF
+  trap 'kill -9 $ff_sleep' PROF
   trap 'ff_over=1; kill -9 $ff_sleep' URG
   [ -r /proc/self/stat ] || ff_watcher=$(exec "$ff_sh" -c 'echo $PPID')
   ff_read <&3 3<&- &
@@ -114,7 +114,7 @@ ff_watch() {
     sleep "$ff_beat" &
     ff_sleep=$!
     [ "$ff_over" ] || wait "$ff_sleep"
-    [ $? -gt 128 ] || ff_over=1
+    if [ $? -gt 128 ]; then wait "$ff_sleep"; else ff_over=1; fi
   done
   trap '' VTALRM PROF URG
   ff_end

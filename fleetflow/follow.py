@@ -35,10 +35,12 @@ class Follower:
         self._last: Task | None = None
         threading.Thread(target=self._listen, args=(bell,), daemon=True).start()
 
-    def until_ended(self, store: "Store", on_ended: OnEnded, on_progress: OnProgress) -> Task | None:
+    def until_ended(
+        self, store: "Store", on_ended: OnEnded, on_progress: OnProgress, stop: Callable[[], bool] = lambda: False
+    ) -> Task | None:
         """Return the ended task, or None when the flow run ended without one. Tells of every host that ends, and of all progress.
 
-        Raises `UnavailableError` when the flow run has been deleted.
+        Returns early once `stop` says so. Raises `UnavailableError` when the flow run has been deleted.
         """
         asked = time.monotonic()
         while True:
@@ -48,7 +50,7 @@ class Follower:
                 self._tell(store, task, on_ended)
                 on_progress(task)
                 self._last = task
-            if over or (task is not None and task.state.is_final):
+            if over or stop() or (task is not None and task.state.is_final):
                 return task
             if time.monotonic() - asked > _ASK:
                 asked = time.monotonic()

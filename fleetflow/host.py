@@ -61,10 +61,10 @@ def add(
         "jump": jump,
         "identity": identity,
         "host_key": host_key,
-        "groups": groups,
-        "tags": _read_tags(tags),
+        "groups": groups or None,
+        "tags": _read_tags(tags) or None,
     }
-    entry = hostsfile.entry({key: value for key, value in said.items() if value})
+    entry = hostsfile.entry({key: value for key, value in said.items() if value is not None})
     path = additions.add(find_home(), "added.yaml", {_check_names(name): entry for name in names})
     typer.echo(f"added {', '.join(names)} to {path}")
 

@@ -82,7 +82,7 @@ def _guess(text: str) -> Format:
         return Format.SSH
     if any(re.match(r"\[[\w.-]+(:\w+)?\]$|[^#]*\sansible_\w+\s*=", line) for line in lines):
         return Format.ANSIBLE
-    if lines and all(is_ip(line.split()[0].partition("%")[0]) and len(line.split()) > 1 for line in lines):
+    if lines and all(is_ip(line.split()[0]) and len(line.split()) > 1 for line in lines):
         return Format.HOSTS
     return Format.LIST
 
@@ -114,7 +114,7 @@ def _read_hosts(found: HostList, text: str) -> None:
     """An address and its names; the first name is taken, and of several addresses the first."""
     for number, line in _lines(text):
         address, *names = line.split()
-        if not names or not is_ip(address.partition("%")[0]):
+        if not names or not is_ip(address):
             raise found.error("a line is an address and its names", number)
         if _NOT_MACHINES.match(address.lower()):
             continue

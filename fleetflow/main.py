@@ -5,9 +5,9 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from click import ClickException, exceptions
 
 from fleetflow import configuration, database, host, run, stack, task
+from fleetflow.text import inert
 from models.errors import FleetflowError
 
 app = typer.Typer(
@@ -42,23 +42,9 @@ def _options(
 
 
 def main() -> None:
-    """The entry point."""
-    sys.exit(_run())
-
-
-def _run() -> int:
+    """The entry point. Typer itself sees to usage errors (2), Ctrl-C (130) and a closed pipe (1)."""
     try:
-        return int(app(standalone_mode=False) or 0)
+        app()
     except FleetflowError as error:
-        typer.echo(f"fleetflow: {error}", err=True)
-        return error.exit_code
-    except ClickException as error:
-        error.show()
-        return error.exit_code
-    except exceptions.Exit as error:
-        return error.exit_code
-    except (KeyboardInterrupt, exceptions.Abort):
-        return 130
-    except BrokenPipeError:  # the reader of our output has had enough
-        sys.stderr.close()
-        return 1
+        typer.echo(f"fleetflow: {inert(str(error))}", err=True)
+        sys.exit(error.exit_code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleetflow import stack
+from fleetflow.interrupts import Interrupts
 from fleetflow.text import inert
 from models import commands
 from models.errors import UsageError
@@ -17,7 +18,7 @@ from models.values import Command, ExecutorKind, HostKeyPolicy
 
 if TYPE_CHECKING:  # each of these costs a tenth of a second or more, and waits until it is needed
     from fleetflow.client import Prefect
-    from fleetflow.follow import Bar, Follower, Lines, OnProgress
+    from fleetflow.follow import Bar, Follower, Lines
     from models.records import Execution, Task
     from models.store import Store
     from models.values import Stream
@@ -107,9 +108,8 @@ def _existing(identity: Path) -> Path:
 
 
 def _check_target(settings: Settings, target: str) -> None:
-    from models.inventory import Inventory
-
     from models import targets
+    from models.inventory import Inventory
 
     if settings.prefect_api_url:
         targets.check_syntax(target)  # the inventory is the worker's, which may be another machine's
@@ -121,44 +121,40 @@ def _send(settings: Settings, parameters: dict[str, Any], show: Show, *, wait: b
     from fleetflow.client import DEPLOYMENT, Prefect
 
     endpoint = stack.ensure_stack(settings)
-    with Prefect(endpoint.api_url, endpoint.auth) as prefect:
+    with Prefect(endpoint.api_url, endpoint.auth) as prefect, Interrupts() as interrupts:
         run = prefect.run_deployment(DEPLOYMENT, parameters, key=f"fleetflow-{uuid.uuid4()}")
         if not wait:
             typer.echo(f"accepted as flow run {run.id} ({run.name}); `fleetflow task list` shows its task", err=True)
             return 0
-        return _wait(settings, prefect, run.id, show)
+        return _wait(settings, prefect, run.id, show, interrupts)
 
 
-def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, show: Show) -> int:
+def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, show: Show, interrupts: Interrupts) -> int:
     from fleetflow.follow import Follower
     from models.store import Store
 
     follower = Follower(prefect, flow_run_id, stack.worker_socket(settings.home))
     store = Store.open(settings.database)
     printer = Printer(store, show)
-    interrupted = False
     with _progress(show) as progress:
-        try:
-            task = follower.until_ended(store, printer.take, progress.show)
-        except KeyboardInterrupt:
-            interrupted = True
-            task = _cancel(prefect, store, follower, printer, progress.show)
+        task = follower.until_ended(store, printer.take, progress.show, stop=lambda: interrupts.asked)
+        if interrupts.asked:
+            _cancel(prefect, store, follower, printer)
     printer.finish()
-    if interrupted:
+    if interrupts.asked:
         return 130
     return _refused(prefect, flow_run_id) if task is None else _conclude(task)
 
 
-def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: "Printer", show: "OnProgress") -> "Task | None":
+def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: "Printer") -> None:
     task = store.task_of_flow_run(follower.flow_run_id)
     name = f"task {task.id}" if task else f"flow run {follower.flow_run_id}"
     typer.echo(f"canceling {name}; Ctrl-C again leaves at once", err=True)
     try:
         prefect.cancel(follower.flow_run_id)
-        return follower.until_ended(store, printer.take, show)
+        follower.until_ended(store, printer.take, lambda _: None)
     except KeyboardInterrupt:
         typer.echo(f"left {name} while it is being canceled; `fleetflow task list` shows how it ends", err=True)
-        return task
 
 
 def _conclude(task: "Task") -> int:

@@ -28,7 +28,7 @@ def _fits(pattern: re.Pattern[str], kind: str) -> AfterValidator:
 
 def _check_address(address: str) -> str:
     plain = address.replace("{name}", "x")
-    if not HOST.fullmatch(plain) and not is_ip(plain.partition("%")[0]):
+    if not HOST.fullmatch(plain) and not is_ip(plain):
         raise ValueError(f"{address[:60]!r} is not an address; it is a name or an IP address, and may hold {{name}}")
     return address
 

@@ -36,14 +36,14 @@ def parse(text: str) -> Spelling:
     head, at, rest = text.rpartition("@")
     user = _check(USER, head, "user") if at else None
     host, port = _cut_port(rest)
-    if is_ip(host.partition("%")[0]):
+    if is_ip(host):
         return Spelling(text, host, user, port, is_ip=True)
     return Spelling(text, _check(HOST, host, "name"), user, port)
 
 
 def is_ip(text: str) -> bool:
-    """Whether this is an IPv4 or IPv6 address."""
-    if ":" not in text and text.count(".") != 3:
+    """Whether this is an IPv4 or IPv6 address, the latter perhaps with a zone: fe80::1%eth0."""
+    if not (_IPV6 if ":" in text else _IPV4).fullmatch(text):
         return False
     try:
         ipaddress.ip_address(text)
@@ -58,18 +58,19 @@ def join(host: str, user: str | None = None, port: int | None = None) -> str:
     return (f"{user}@" if user else "") + (f"{bracketed}:{port}" if port else bracketed)
 
 
-_ZONED = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]{1,32})?")
+_IPV4 = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]{1,32})?")  # ip_address takes any zone at all
 
 
 def _cut_port(text: str) -> tuple[str, int | None]:
     if text.startswith("["):
         host, end, rest = text[1:].partition("]")
-        if not end or not is_ip(host.partition("%")[0]) or not _ZONED.fullmatch(host):
+        if not end or ":" not in host or not is_ip(host):
             raise ValueError(f"{text!r} is not an IPv6 address in brackets")
         if rest and not rest.startswith(":"):
             raise ValueError(f"{text!r}: behind the bracket only :port may stand")
         return host, _port(rest[1:]) if rest else None
-    if text.count(":") > 1 and _ZONED.fullmatch(text):
+    if text.count(":") > 1 and is_ip(text):
         return text, None
     host, colon, port = text.partition(":")
     return host, _port(port) if colon else None

@@ -13,11 +13,12 @@ import paramiko
 
 from executors.ssh.errors import Step, TurnedAwayError, unreachable
 from executors.ssh.host_keys import HostKeys
+from executors.ssh.links import Link, Tunnel, Wire
 from executors.ssh.login import Credentials, log_in
 from executors.ssh.route import Route
 from executors.ssh.slots import Slots
 from executors.ssh.threads import Threads
-from executors.ssh.transport import Link, Transport
+from executors.ssh.transport import Transport
 
 _BUSY = ("", "Exceeded MaxStartups", "Not allowed at this time")  # what sshd says when it turns a connection away
 
@@ -55,14 +56,14 @@ class Handshake:
 
     async def over_tcp(self) -> Transport:
         """Connect straight to the host; raises `UnreachableError`."""
-        return await self._greet(await self._dial())
+        return await self._greet(Wire(await self._dial()))
 
     async def through(self, jump: Transport) -> Transport:
         """Connect through a jump host; raises `UnreachableError`."""
         self._doing = "opening the way through its jump host"
         route = self._route
         tunnel = partial(jump.open_channel, "direct-tcpip", (route.address, route.port), ("127.0.0.1", 0), timeout=self._dialler.patience)
-        return await self._greet(await self._in_thread(tunnel))
+        return await self._greet(Tunnel(await self._in_thread(tunnel)))
 
     async def _in_thread(self, work: Callable[[], "paramiko.Channel"]) -> "paramiko.Channel":
         try:

@@ -12,6 +12,7 @@ SESSIONS = 10  # sshd's default MaxSessions: a further one would only be refused
 PROBE_SECONDS = 15.0
 PROBES = 3  # unanswered ones, after which the connection counts as broken
 _FRESH_SECONDS = 1.0
+_WORN_OUT = 10_000  # sessions; paramiko keeps the number of every channel it has seen
 
 
 class BusyError(Exception):
@@ -38,6 +39,7 @@ class Connection:
         self.was_cut = False
         self.idle_since = time.monotonic()
         self.beats: set[Callable[[], None]] = set()
+        self.probe_seconds = PROBE_SECONDS
         self._probes = 0
         self._probed = 0.0
 
@@ -77,6 +79,7 @@ class Connection:
                 raise BusyError(str(error)) from error
             raise BrokenError(str(error) or "it was closed") from error
         self.served += 1
+        self.retired = self.retired or self.served >= _WORN_OUT
         return channel
 
     def pulse(self) -> None:
@@ -90,15 +93,13 @@ class Connection:
     def _probe(self, now: float) -> None:
         if self.transport.heard > self._probed:
             self._probes = 0
-        if now - max(self.transport.heard, self._probed) < PROBE_SECONDS:
+        if now - max(self.transport.heard, self._probed) < self.probe_seconds:
             return
         if self._probes == PROBES:
             self.transport.farewell = f"no answer to {PROBES} keep-alives in {now - self.transport.heard:.0f} s"
             self.transport.cut()
-        elif self.transport.can_send():
-            self._probed = now
-            self._probes += 1
+            return
+        self._probed = now
+        self._probes += 1
+        if self.transport.can_send():  # a socket too full for a probe is no answer as well
             self.transport.probe()
-        else:  # a socket too full for a probe has not been read by the other side: that is no answer as well
-            self._probed = now
-            self._probes += 1

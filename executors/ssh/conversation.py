@@ -50,16 +50,22 @@ class Conversation:
     def prepare(self) -> Ended:
         """Bring the wrapper to the point where only the start is missing."""
         try:
-            self._channel.exec_command(REMOTE_LINE)
+            self._transport.execute(self._channel, REMOTE_LINE)
         except (OSError, EOFError, paramiko.SSHException):
             return self._gone()
-        return self._follow(lambda: self._session.ready, Ended.READY)
+        ended = self._follow(lambda: self._session.ready, Ended.READY)
+        if ended is not Ended.READY:
+            self.close()
+        return ended
 
     def start(self) -> Ended:
-        """Give the start and follow the command to its end."""
+        """Give the start and follow the command to its end; then the channel is given back."""
         self._outgoing = memoryview(GO)
         self._beats.add(self.beat)
-        return self._follow(lambda: self._session.exit_code is not None, Ended.MARK)
+        try:
+            return self._follow(lambda: self._session.exit_code is not None, Ended.MARK)
+        finally:
+            self.close()
 
     def beat(self) -> None:
         """One byte that shows the host that we are there, unless others are waiting to be sent."""

@@ -2,11 +2,13 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 from executors.ssh.config import ClientConfig, HostConfig
 from executors.ssh.jumps import Hop, parse_jumps
 from executors.ssh.route import METHODS, Route
+from executors.ssh.threads import Threads
 from executors.ssh.tokens import local_user
 from models.errors import SettingsError, UnreachableError
 from models.settings import Settings
@@ -14,17 +16,33 @@ from models.values import Host, HostKeyPolicy
 
 _DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 _MAX_JUMPS = 8
+_FRESH_SECONDS = 2.0  # that a change of the configuration may go unnoticed
+_KNOWN_LIMIT = 20_000  # hosts
 
 
 class Planner:
     """Merges what the host, the settings and the client configuration say."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, threads: Threads) -> None:
         self._settings = settings
+        self._threads = threads
         self._config = ClientConfig(settings.ssh_config)
+        self._known: dict[tuple[object, ...], tuple[float, Route]] = {}
 
-    def route(self, host: Host) -> Route:
-        """The route to a host; raises `UnreachableError` when the configuration makes no sense. May block."""
+    async def route(self, host: Host) -> Route:
+        """The route to a host; raises `UnreachableError` when the configuration makes no sense."""
+        key = (host.name, host.address, host.user, host.port, host.jump, host.identity, host.host_key)
+        now = time.monotonic()
+        expires, route = self._known.get(key, (0.0, None))
+        if route is None or expires < now:
+            route = await self._threads.run(lambda: self._find(host))
+            if len(self._known) > _KNOWN_LIMIT:
+                self._known.clear()
+            self._known[key] = (now + _FRESH_SECONDS, route)
+        return route
+
+    def _find(self, host: Host) -> Route:
+        """Reads files, and may run commands of `Match exec`."""
         target = host.address or host.name
         user, port = host.user or self._settings.ssh_user, host.port or self._settings.ssh_port
         try:

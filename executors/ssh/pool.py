@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import paramiko
 
@@ -20,18 +21,11 @@ from executors.ssh.pulse import Pulse
 from executors.ssh.route import Route
 from models.errors import UnreachableError
 
+_T = TypeVar("_T")
 Step = Callable[[str], None]
 
 _CONNECTIONS_A_ROUTE = 4  # more than one is opened only when the server refuses further sessions
 _REFUSALS = 8  # of the only session, with growing pauses: about 2 s
-
-
-@dataclass
-class Lease:
-    """A session on a connection, until it is given back."""
-
-    connection: Connection
-    channel: paramiko.Channel
 
 
 @dataclass
@@ -62,14 +56,17 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def open(self, name: str, route: Route, step: Step) -> Lease:
-        """A session on the host; raises `UnreachableError`. A broken connection is replaced once."""
+    async def open(self, name: str, route: Route, step: Step, begin: Callable[[Connection, paramiko.Channel], _T]) -> tuple[Connection, _T]:
+        """Open a session on the host and `begin` with it in a thread; raises `UnreachableError`.
+
+        A broken connection is replaced once. The connection is the caller's until `give_back`.
+        """
         refusals, replaced = 0, False
         while True:
             connection = await self._claim(name, route, step)
             step("opening a session")
             try:
-                return await self._open_on(connection)
+                return connection, await self._open_on(connection, begin)
             except BusyError as error:
                 refusals += connection.is_idle
                 if refusals > _REFUSALS:
@@ -80,13 +77,13 @@ class Pool:
                     raise UnreachableError(name, f"the connection to {route.where} broke while opening a session: {error}") from error
                 replaced = True
 
-    async def _open_on(self, connection: Connection) -> Lease:
+    async def _open_on(self, connection: Connection, begin: Callable[[Connection, paramiko.Channel], _T]) -> _T:
         connection.sessions += 1
         # One that has long been silent may be dead: little time is spent on finding out.
         recent = time.monotonic() - connection.transport.heard < PROBE_SECONDS
         patience = self._dialler.patience if recent else self._dialler.patience / 3
         try:
-            channel = await self._dialler.threads.run(partial(connection.open_session, patience))
+            return await self._dialler.threads.run(lambda: begin(connection, connection.open_session(patience)))
         except BusyError:
             self._leave(connection)
             raise
@@ -94,13 +91,12 @@ class Pool:
             connection.retired = True
             self._leave(connection)
             raise
-        return Lease(connection, channel)
 
-    def give_back(self, lease: Lease, *, healthy: bool) -> None:
-        """End the lease; a connection that is not healthy serves nobody else."""
+    def give_back(self, connection: Connection, *, healthy: bool) -> None:
+        """A session has ended; a connection that is not healthy serves nobody else."""
         if not healthy:
-            lease.connection.retired = True
-        self._leave(lease.connection)
+            connection.retired = True
+        self._leave(connection)
 
     async def aclose(self) -> None:
         """Cut all connections."""
@@ -122,7 +118,9 @@ class Pool:
         """A connection with room, opened if need be."""
         while not self._closed:
             group = self._groups.setdefault(route, _Group())
-            group.connections = [connection for connection in group.connections if connection.is_open or not connection.is_idle]
+            for dead in [connection for connection in group.connections if connection.is_idle and not connection.is_open]:
+                group.connections.remove(dead)
+                self._cut(dead)
             usable = [connection for connection in group.connections if (connection.is_open if tunnel else connection.has_room)]
             if usable:
                 return max(usable, key=lambda connection: connection.idle_since)
@@ -141,7 +139,7 @@ class Pool:
         connection.was_used = True
         connection.idle_since = time.monotonic()
         if connection.is_idle:
-            if connection.retired or self._closed:
+            if self._closed or not connection.is_open:
                 self._cut(connection)
             self._sweep()
         if (group := self._groups.get(connection.route)) is not None:
@@ -190,6 +188,7 @@ class Pool:
                     connection = await self._connect_once(group, name, route)
                     break
                 except TurnedAwayError:
+                    group.doing = lambda: "turned away before its banner, trying again"
                     pause = min(pause * 1.5, 1.0)
                     if loop.time() + pause > give_up:
                         raise
@@ -250,7 +249,7 @@ class Pool:
             if index < surplus or connection.idle_since <= cutoff or not connection.is_open:
                 self._cut(connection)
         self._forget_the_cut()
-        left = [connection.idle_since for connection in idle if connection.is_open]
+        left = [connection.idle_since for connection in everything if connection.is_idle and connection.is_open]
         if left and not self._closed:
             self._sweeper = asyncio.get_running_loop().call_later(max(0.1, min(left) - cutoff), self._sweep)
 

@@ -1,20 +1,20 @@
 """paramiko as we use it: its defaults changed where they were measured to cost, and what it keeps to itself made known."""
 
 import logging
-import select
-import socket
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
+from paramiko.common import MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST, cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 from paramiko.packet import Packetizer
+
+from executors.ssh.links import Link
 
 # paramiko logs a traceback for each host that closes a connection; we raise one error for it instead.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 logging.getLogger("paramiko").propagate = False
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 KEY_ALGORITHMS = (
     "ssh-ed25519",
@@ -24,8 +24,6 @@ KEY_ALGORITHMS = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-
-Link = socket.socket | paramiko.Channel  # what a connection runs over: a socket, or a channel through a jump host
 
 
 class _Packets(Packetizer):
@@ -92,7 +90,9 @@ class Transport(paramiko.Transport):
     packetizer: _Packets
 
     def __init__(self, link: Link, key_algorithms: Sequence[str], patience: float) -> None:
-        super().__init__(link, packetizer_class=_Packets)
+        as_socket: Any = link  # it is enough of one
+        super().__init__(as_socket, packetizer_class=_Packets)
+        self._link = link
         self._key_algorithms = tuple(name for name in key_algorithms if name in KEY_ALGORITHMS) or KEY_ALGORITHMS
         self.banner_timeout = self.auth_timeout = self.channel_timeout = patience
         self._ended: set[int] = set()  # channels whose process is gone
@@ -124,29 +124,27 @@ class Transport(paramiko.Transport):
         message.add_boolean(True)
         self._send(message)
 
+    def execute(self, channel: paramiko.Channel, command: str) -> None:
+        """Start a command on a session, without waiting for the server's word; if it refuses, it closes the channel."""
+        message = paramiko.Message()
+        message.add_byte(cMSG_CHANNEL_REQUEST)
+        message.add_int(channel.remote_chanid)
+        message.add_string("exec")
+        message.add_boolean(True)
+        message.add_string(command)
+        self._send(message)
+
     def _send(self, message: paramiko.Message) -> None:
         send: Any = super()._send_user_message  # type: ignore[misc]  # left out of the stubs
         send(message)
 
     def can_send(self) -> bool:
-        """Whether a small packet would go out at once: no key exchange under way, room in the socket."""
-        if not self.clear_to_send.is_set():
-            return False
-        if isinstance(self.sock, paramiko.Channel):
-            return self.sock.send_ready()
-        return _is_writable(self.sock)
+        """Whether a small packet would go out at once: no key exchange under way, room in the link."""
+        return self.clear_to_send.is_set() and self._link.can_send()
 
     def cut(self) -> None:
-        """End the connection at once and wake everyone who waits on it; over a jump host this may block.
-
-        The socket is shut down and not closed: its own thread closes it, since a number closed under a thread that
-        still reads it may by then belong to another connection.
-        """
-        with suppress(OSError, EOFError, paramiko.SSHException):  # it has ended already
-            if isinstance(self.sock, paramiko.Channel):
-                self.sock.close()  # this sends a packet through the jump host
-            else:
-                self.sock.shutdown(socket.SHUT_RDWR)
+        """End the connection at once and wake everyone who waits on it; over a jump host this may block."""
+        self._link.cut()
 
     def _parse_disconnect(self, message: paramiko.Message) -> None:
         message.get_int()
@@ -175,12 +173,3 @@ class Transport(paramiko.Transport):
     def forget(self, channel: paramiko.Channel) -> None:
         """The channel has no further use."""
         self._ended.discard(channel.chanid)
-
-
-def _is_writable(sock: socket.socket) -> bool:
-    poll = select.poll()
-    try:
-        poll.register(sock, select.POLLOUT)
-        return any(event & select.POLLOUT for _, event in poll.poll(0))
-    except (OSError, ValueError):
-        return False

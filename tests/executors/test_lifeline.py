@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ class Wrapped:
         timing = {"grace": options.pop("grace", 1), "beat_timeout": options.pop("beat_timeout", 30)}
         environment = _ENVIRONMENT | options.pop("environment", {})
         self.session = Session(self.attempt, Command(script=script, **options), env={}, sh=sh, **timing)
-        self.output = {stream: b"" for stream in Stream}
+        self.output = dict.fromkeys(Stream, b"")
         pipe = subprocess.PIPE
         argv = argv or [sh, *LOCAL_ARGV[1:]]
         self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=group, env=environment)
@@ -47,7 +48,8 @@ class Wrapped:
         return self.process.pid
 
     def prepare(self) -> "Wrapped":
-        self.send(self.session.payload)
+        with suppress(BrokenPipeError):  # what refuses does not read on
+            self.send(self.session.payload)
         self.read_until(lambda: self.session.ready or self.session.refusal)
         return self
 
@@ -90,7 +92,8 @@ class Wrapped:
             self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            pipe.close()
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 @pytest.fixture(params=_SHELLS)

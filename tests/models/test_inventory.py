@@ -211,6 +211,7 @@ WRONG = [
     ("hosts:\n  web1:\n    user: -oProxyCommand=x\n", 3, "not a user name"),
     ("hosts:\n  web1:\n    user: a b\n", 3, "not a user name"),
     ("hosts:\n  web1:\n    address: -x\n", 3, "not an address"),
+    ("hosts:\n  web1:\n    address: fe80::1%;id\n", 3, "not an address"),
     ("hosts:\n  web1:\n    address: '{host}.x'\n", 3, "may hold {name}"),
     ("hosts:\n  web1:\n    address: {name}\n", 3, "string"),
     ("hosts:\n  web1:\n    executor: telnet\n", 3, "'ssh' or 'local'"),
@@ -306,6 +307,13 @@ def test_ten_thousand_hosts_load_quickly(tmp_path: Path) -> None:
     inventory = Inventory.load(tmp_path)
     assert len(inventory.groups["web"]) == 10_000
     assert time.process_time() - began < 5
+
+
+def test_the_example_in_the_docs_is_right(tmp_path: Path) -> None:
+    example = (DOCS / "inventory.md").read_text().split("```yaml\n")[1].split("```")[0]
+    inventory = load(tmp_path, example)
+    assert inventory.find("web07").jump == "jump@203.0.113.7"
+    assert inventory.groups["db"] == {"db1", "db2", "db3"}
 
 
 def test_the_schema_in_the_docs_is_that_of_the_code() -> None:

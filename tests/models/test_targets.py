@@ -1,5 +1,6 @@
 """Target expressions: what they pick, in which order, and how each wrong one is refused."""
 
+import re
 import string
 import time
 import tracemalloc
@@ -223,6 +224,10 @@ WRONG = {
     "[::1]22": "only :port",
     "[1.2.3.4:1]": "not an IPv6",
     "10.0.0.0/24": "holds '/'",
+    "10.0.0.1%;id": "holds '%'",
+    "10.0.0.1%eth0": "holds '%'",
+    "fe80::1%;id": "not a port",
+    "root@[fe80::1%$(id)]": "not an IPv6",
     "tag:dc": "tag:key=value",
     "tag:=ams": "tag:key=value",
     "tag:dc=": "tag:key=value",
@@ -301,10 +306,14 @@ def test_expressions_follow_the_laws_of_sets(first: str, rest: list[tuple[str, s
 
 
 @settings(deadline=None)
-@given(st.one_of(st.text(), st.text("web0123456789[]-,!&@*?:/.=tag \n", max_size=40), st.text("[]:1,-/")))
-def test_no_text_whatever_gets_another_error(text: str) -> None:
+@given(
+    st.one_of(st.text(), st.text("web0123456789[]-,!&@*?:/.=tag \n", max_size=40), st.text("[]:1,-/"), st.text("f1:.%@$;[]", min_size=3))
+)
+def test_any_text_gives_harmless_hosts_or_one_of_our_errors(text: str) -> None:
     try:
-        resolve(text, INVENTORY)
+        for host in resolve(text, INVENTORY):
+            assert re.fullmatch(r"[A-Za-z0-9_\[:][A-Za-z0-9_.:@%\[\]+-]*", host.name)
+            assert not (host.address or "").startswith("-")
     except FleetflowError as error:
         assert str(error).isprintable()  # noqa: PT017 - any text may also be right
 

@@ -61,7 +61,7 @@ class Sshd:
 @contextmanager
 def run_sshd(folder: Path, options: Sequence[str] = (), environ: dict[str, str] | None = None) -> Iterator[Sshd]:
     """Start an sshd with `options` as lines of its configuration, and end it with all that it started."""
-    (folder / "home").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     keys = {kind: make_key(folder / f"host_{kind}", kind) for kind in _KINDS}
     identity = make_key(folder / "id_ed25519", "ed25519")
     (folder / "authorized_keys").write_text(identity.with_name(identity.name + ".pub").read_text())
@@ -89,7 +89,7 @@ def _configuration(folder: Path, port: int, keys: dict[str, Path]) -> list[str]:
         "ListenAddress 0.0.0.0",
         *(f"HostKey {key}" for key in keys.values()),
         f"AuthorizedKeysFile {folder / 'authorized_keys'}",
-        f"SetEnv HOME={folder / 'home'}",  # bash reads ~/.bashrc here too: the one of the person at the desk may take its time
+        "SetEnv SHLVL=1",  # else bash reads ~/.bashrc: the one of the person at the desk may take its time
         f"PidFile {folder / 'pid'}",
         "StrictModes no",
         "UsePAM no",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import ConnectionLostError, EndNotConfirmedError
+from tests.executors.processes import is_alive
 from tests.executors.ssh.running import Recorded, runner
-from tests.processes import is_alive
 from tests.servers.sshd import Sshd
 from tests.until import until
 

@@ -1,0 +1,139 @@
+"""How a worker ends, and what the next one does with what it left."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.servers.prefect import PrefectServer
+from tests.servers.worker import Worker, run_worker
+from tests.until import until
+
+from models.owner import Owner
+
+
+@pytest.fixture
+def doomed(prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
+    """A worker that the test ends."""
+    with run_worker(prefect_server, tmp_path / "home") as running:
+        yield running
+
+
+def _begin(worker: Worker, flow: str, file: Path) -> str:
+    run = worker.trigger(flow, file=str(file))
+    until(Path(f"{file}.started").exists, 20, "the run to start")
+    return run
+
+
+def test_a_terminated_worker_lets_runs_end_cancels_the_rest_and_exits_0(doomed: Worker, tmp_path: Path) -> None:
+    short, long = tmp_path / "short", tmp_path / "long"
+    ends, runs_on = _begin(doomed, "wait_for", short), _begin(doomed, "wait_for", long)
+    assert doomed.process is not None
+    doomed.process.send_signal(signal.SIGTERM)
+    short.touch()
+    assert doomed.process.wait(30) == 0
+    assert doomed.flow_run(ends)["state_type"] == "COMPLETED"
+    state = doomed.flow_run(runs_on)["state"]
+    assert (state["type"], state["message"]) == ("CANCELLED", "canceled, because the worker was stopped")
+    assert Path(f"{long}.cancelled").exists(), "the flow could clean up"
+    assert not (doomed.home / "worker.sock").exists()
+
+
+def test_an_idle_worker_exits_at_once(doomed: Worker) -> None:
+    assert doomed.terminate(10) == 0
+
+
+def test_a_second_signal_ends_the_worker_at_once_and_its_successor_ends_the_run(doomed: Worker, tmp_path: Path) -> None:
+    run = _begin(doomed, "stubborn", tmp_path / "file")
+    assert doomed.process is not None
+    doomed.process.send_signal(signal.SIGTERM)
+    until(lambda: "stopping" in doomed.log)
+    doomed.process.send_signal(signal.SIGTERM)
+    assert doomed.process.wait(5) == 1
+    doomed.start()
+    assert doomed.end_of(run)["state_type"] == "CRASHED"
+
+
+def test_a_killed_worker_leaves_nothing_that_its_successor_does_not_end(doomed: Worker, tmp_path: Path) -> None:
+    runs_on, cancelling = _begin(doomed, "wait_for", tmp_path / "a"), _begin(doomed, "wait_for", tmp_path / "b")
+    task = doomed.server.post(
+        f"/deployments/{doomed.deploy('flows.run_command.run_command')}/create_flow_run",
+        parameters={"command": "sleep 60", "target": "localhost"},
+        idempotency_key=uuid.uuid4().hex,
+    )["id"]
+    until(lambda: doomed.flow_run(task)["state_type"] == "RUNNING", 20)
+    doomed.kill()
+    doomed.cancel(cancelling)
+    doomed.start()
+    state = doomed.end_of(runs_on)["state"]
+    assert (state["type"], state["message"]) == ("CRASHED", "The worker that ran this flow run stopped before its end")
+    assert doomed.end_of(cancelling)["state_type"] == "CANCELLED"
+    assert doomed.end_of(task)["state_type"] == "CRASHED"
+    assert doomed.run("quick")["state_type"] == "COMPLETED"
+
+
+def test_a_run_that_was_claimed_and_never_begun_runs_on_the_successor(doomed: Worker) -> None:
+    owner = Owner.load(doomed.home)  # an incarnation that dies between its claim and the start
+    doomed.kill()
+    run = doomed.trigger("quick")
+    claim = {"type": "PENDING", "name": "Pending", "message": f"Taken by worker {owner}"}
+    doomed.server.post(f"/flow_runs/{run}/set_state", state=claim)
+    doomed.start()
+    assert doomed.end_of(run)["state_type"] == "COMPLETED"
+
+
+def test_what_another_home_runs_is_left_alone(doomed: Worker, prefect_server: PrefectServer, tmp_path: Path) -> None:
+    run = _begin(doomed, "wait_for", tmp_path / "file")
+    other = Worker(prefect_server, tmp_path / "other", pool=doomed.pool)
+    other.home.mkdir()
+    process = other.spawn()  # its database is another one: in a stack of ours that is mended, not refused
+    try:
+        until(lambda: other.is_ready(process), 60)
+        assert doomed.flow_run(run)["state_type"] == "RUNNING"
+    finally:
+        process.kill()
+        process.wait()
+    (tmp_path / "file").touch()
+    assert doomed.end_of(run)["state_type"] == "COMPLETED"
+
+
+def test_a_home_has_one_worker(doomed: Worker) -> None:
+    second = doomed.spawn()
+    assert second.wait(60) == 4
+    assert doomed.process is not None
+    assert f"already has a worker (process {doomed.process.pid})" in doomed.log.splitlines()[-1]
+    assert doomed.run("quick")["state_type"] == "COMPLETED"
+
+
+def test_a_worker_ends_with_the_process_that_started_it(doomed: Worker) -> None:
+    assert doomed.process is not None
+    os.close(doomed._lifeline)
+    assert doomed.process.wait(10) == 0
+    doomed._lifeline = os.open("/dev/null", os.O_RDONLY)
+
+
+def test_a_home_with_a_long_path_has_a_socket_too(prefect_server: PrefectServer, tmp_path: Path) -> None:
+    with run_worker(prefect_server, tmp_path / ("long" * 30) / ("er" * 30)) as worker:
+        assert worker.ask({"watch": worker.trigger("quick")}) is not None
+
+
+def test_prefects_own_command_starts_the_worker_too(prefect_server: PrefectServer, tmp_path: Path) -> None:
+    with run_worker(prefect_server, tmp_path / "home") as worker:  # makes the pool and the database
+        assert worker.terminate() == 0
+        prefect = shutil.which("prefect", path=str(Path(sys.executable).parent))
+        assert prefect is not None
+        command = [prefect, "worker", "start", "--pool", worker.pool, "--type", "fleetflow", "--name", "by hand"]
+        with (tmp_path / "log").open("wb") as log:
+            by_hand = subprocess.Popen(command, env=worker.environment, cwd=tmp_path, stdout=log, stderr=log)
+        try:
+            until(lambda: worker.is_ready(by_hand), 60)
+            assert (worker.ask({"ping": True}) or {})["worker"] == "by hand"
+            assert worker.run("quick")["state_type"] == "COMPLETED"
+        finally:
+            by_hand.terminate()
+            assert by_hand.wait(30) == 0, (tmp_path / "log").read_text()
