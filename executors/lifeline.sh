@@ -3,7 +3,7 @@
 #
 #   main      reads the payload, prepares, runs the command, tells its exit code
 #   watcher   ends it all when the lifeline has ended, or when no beat has come for a while
-#   reader    reads the lifeline, and tells the watcher
+#   reader    reads the lifeline for the watcher, where the shell cannot do both
 #   command   a sh of its own
 #
 # Names begin with ff_, so that no variable of the login's environment is overwritten.
@@ -63,7 +63,7 @@ ff_poll() {
   kill -9 "$ff_sleep"
 }
 
-# Ends everything. Main is stopped first: else it would report the command's death as its end, and call us off.
+# Ends everything. Main is stopped first: should somebody kill us half way, it must not report an end that nobody has seen.
 ff_end() {
   kill -STOP $$
   read -r ff_watcher ff_line </proc/self/stat
@@ -83,26 +83,21 @@ ff_end() {
   kill -KILL -$$
 }
 
-# Nothing may end the reader but KILL and the lifeline's own end. It knows the watcher as its parent.
-ff_read() {
-  trap '' VTALRM PROF
-  while read -r ff_line; do ff_tell PROF; done
-  ff_tell URG
-}
-
-ff_tell() {
-  if ! [ "$ff_watcher" ]; then
-    read -r ff_line </proc/self/stat
-    set -- "$1" ${ff_line##*) }
-    ff_watcher=$3
-  fi
-  kill "-$1" "$ff_watcher"
-}
-
-# Signals tell the watcher: VTALRM "it is over, go", PROF "a beat came", URG "the lifeline has ended". It waits in `wait`,
-# the one place where a shell misses no signal (in `read` it does, when one comes just before). A sleep that ends by
-# itself is silence; one that somebody else has killed is begun again.
+# Where `read` can wait with a limit (bash, busybox, ksh; not dash), the watcher needs nobody else.
 ff_watch() {
+  read -t 1 ff_line </dev/null
+  if [ $? = 1 ]; then
+    while read -r -t "$ff_beat" ff_line <&3; do :; done
+  else
+    ff_watch_with_sleep
+  fi
+  trap '' VTALRM PROF URG
+  ff_end
+}
+
+# Signals tell this one: VTALRM "it is over, go", PROF "a beat came", URG "the lifeline has ended". It waits in `wait`, where
+# dash misses no signal (in `read` it does, when one comes just before). A sleep that ends by itself is silence.
+ff_watch_with_sleep() {
   trap 'kill -9 $ff_reader $!; wait; exit' VTALRM
   trap 'kill -9 $ff_sleep' PROF
   trap 'ff_over=1; kill -9 $ff_sleep' URG
@@ -116,8 +111,23 @@ ff_watch() {
     [ "$ff_over" ] || wait "$ff_sleep"
     if [ $? -gt 128 ]; then wait "$ff_sleep"; else ff_over=1; fi
   done
-  trap '' VTALRM PROF URG
-  ff_end
+}
+
+# Nothing may end the reader but KILL and the lifeline's own end.
+ff_read() {
+  trap '' VTALRM PROF
+  while read -r ff_line; do ff_tell PROF; done
+  ff_tell URG
+}
+
+# The reader knows the watcher as its parent.
+ff_tell() {
+  if ! [ "$ff_watcher" ]; then
+    read -r ff_line </proc/self/stat
+    set -- "$1" ${ff_line##*) }
+    ff_watcher=$3
+  fi
+  kill "-$1" "$ff_watcher"
 }
 
 # A job in the background has /dev/null as stdin before its own redirections are made: so the lifeline moves to 3.

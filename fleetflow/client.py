@@ -12,6 +12,7 @@ from models.errors import UnavailableError
 
 DEPLOYMENT = "run-command/fleet"
 _PATIENCE = 30.0  # seconds that a server which answers "busy" or nothing is asked again
+_REFUSED_PATIENCE = 3.0  # the same where nobody listens: a server that starts again takes longer, and a wrong address is more likely
 _FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -64,12 +65,14 @@ class Prefect:
         return answer is not None and answer.get("status") == "ACCEPT"
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
-        give_up = time.monotonic() + _PATIENCE
+        began = time.monotonic()
         pause = 0.1
         while True:
-            trouble = ""
+            patience = _PATIENCE
             try:
                 response = self._http.request(method, path, json=body)
+            except httpx.ConnectError as error:
+                trouble, patience = str(error), _REFUSED_PATIENCE
             except httpx.TransportError as error:
                 trouble = str(error) or type(error).__name__
             else:
@@ -80,7 +83,7 @@ class Prefect:
                 if response.status_code < 500 and response.status_code != httpx.codes.TOO_MANY_REQUESTS:
                     raise UnavailableError(f"Prefect at {self.api_url}", _refusal(response))
                 trouble = f"HTTP {response.status_code}"
-            if time.monotonic() + pause > give_up:
+            if time.monotonic() + pause > began + patience:
                 raise UnavailableError(f"Prefect at {self.api_url}", trouble)
             time.sleep(pause)
             pause = min(2 * pause, 2.0)

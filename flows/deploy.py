@@ -78,7 +78,7 @@ async def deploy(client: PrefectClient, work_pool: str, deployments: Sequence[De
     """Make or renew deployments. Schedules, pauses and default parameters that people have set stay as they are."""
     for deployment in deployments:
         flow: Flow[..., object] = load_flow_from_entrypoint(deployment.entrypoint, use_placeholder_flow=False)
-        schema = flow.parameters.model_dump_for_openapi()
+        schema = flow.parameters.model_dump(exclude_unset=True)
         existing = await _read_deployment(client, f"{flow.name}/{deployment.name}")
         if existing is None:
             await _create(client, deployment, flow.name, schema, work_pool)

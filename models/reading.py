@@ -11,18 +11,20 @@ from models.states import ExecutionState, TaskState
 from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
 from models.values import Command, Stream
 
-_TASK = select(TaskRow)
+# Statements are made once: building one anew costs as much as running it. Columns and not classes: rows are read by name.
+_TASK = select(*TaskRow.__table__.c).where(TaskRow.id == bindparam("task"))
+_TASK_OF_FLOW_RUN = select(*TaskRow.__table__.c).where(TaskRow.flow_run_id == bindparam("flow_run"))
 
 
 def task(connection: Connection, task_id: int) -> Task:
-    row = connection.execute(_TASK.where(TaskRow.id == task_id)).one_or_none()
+    row = connection.execute(_TASK, {"task": task_id}).one_or_none()
     if row is None:
         raise NotFoundError("task", task_id)
     return _task(row)
 
 
 def task_of_flow_run(connection: Connection, flow_run_id: uuid.UUID) -> Task | None:
-    row = connection.execute(_TASK.where(TaskRow.flow_run_id == str(flow_run_id))).one_or_none()
+    row = connection.execute(_TASK_OF_FLOW_RUN, {"flow_run": str(flow_run_id)}).one_or_none()
     return _task(row) if row else None
 
 
@@ -121,9 +123,11 @@ def output(connection: Connection, attempt_id: int) -> list[Piece]:
     return [Piece(Stream(stream), offset, data) for stream, offset, data in rows]
 
 
+_RECOUNT = select(ExecutionRow.state, func.count()).where(ExecutionRow.task_id == bindparam("task")).group_by(ExecutionRow.state)
+
+
 def recount(connection: Connection, task_id: int) -> dict[ExecutionState, int]:
-    query = select(ExecutionRow.state, func.count()).where(ExecutionRow.task_id == task_id).group_by(ExecutionRow.state)
-    found = {ExecutionState(state): number for state, number in connection.execute(query)}
+    found = {ExecutionState(state): number for state, number in connection.execute(_RECOUNT, {"task": task_id})}
     return dict.fromkeys(ExecutionState, 0) | found
 
 

@@ -76,10 +76,9 @@ class Store:
         """
         now = time.time()
         with self._writing() as connection:
-            reading.task(connection, task_id)
-            sweep.move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, "the flow run that followed it ended", now)
+            if reading.task(connection, task_id).counts[ExecutionState.RUNNING]:
+                sweep.move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, "the flow run that followed it ended", now)
             claims = _claim(connection, task_id, owner, now)
-            sweep.count(connection, task_id)
             sweep.start_task(connection, task_id, owner, now)
             return claims
 
@@ -156,12 +155,21 @@ def _allocate(connection: Connection, column: InstrumentedAttribute[int], count:
     return range(first, first + count)
 
 
-def _claim(connection: Connection, task_id: int, owner: str, now: float) -> list[Claim]:
-    tries = select(func.count()).where(AttemptRow.execution_id == ExecutionRow.id).scalar_subquery()
-    free = select(ExecutionRow.id, ExecutionRow.host, ExecutionRow.epoch, tries).where(
-        ExecutionRow.task_id == task_id, ExecutionRow.state.in_(sources(ExecutionState.QUEUED)), ExecutionRow.started_at.is_(None)
+_FREE = (
+    select(
+        ExecutionRow.id,
+        ExecutionRow.host,
+        ExecutionRow.epoch,
+        select(func.count()).where(AttemptRow.execution_id == ExecutionRow.id).scalar_subquery(),
     )
-    rows = connection.execute(free.order_by(ExecutionRow.id)).all()
+    .where(ExecutionRow.task_id == bindparam("task"), ExecutionRow.started_at.is_(None))
+    .where(ExecutionRow.state.in_(sorted(sources(ExecutionState.QUEUED))))
+    .order_by(ExecutionRow.id)
+)
+
+
+def _claim(connection: Connection, task_id: int, owner: str, now: float) -> list[Claim]:
+    rows = connection.execute(_FREE, {"task": task_id}).all()
     claims = [
         Claim(
             task_id=task_id,

@@ -2,7 +2,7 @@
 
 from collections.abc import Set as AbstractSet
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Update, bindparam, func, select, update
 
 from models import reading
 from models.states import TASK_MOVES, ExecutionState, TaskState, check_move
@@ -23,30 +23,19 @@ def move(connection: Connection, task_id: int, olds: AbstractSet[ExecutionState]
     )  # the new epoch shuts out a writer that still believes to own the row
 
 
-def count(connection: Connection, task_id: int) -> dict[ExecutionState, int]:
-    """Set a task's counters from its rows; returns them."""
-    counts = reading.recount(connection, task_id)
-    connection.execute(update(TaskRow).where(TaskRow.id == task_id).values({state.value: number for state, number in counts.items()}))
-    return counts
-
-
 def start_task(connection: Connection, task_id: int, owner: str, now: float) -> None:
-    """Move a task to `running`; a task that has ended is resumed."""
-    connection.execute(
-        update(TaskRow)
-        .where(TaskRow.id == task_id, TaskRow.state.in_(_sources(TaskState.RUNNING)))
-        .values(state=TaskState.RUNNING, owner=owner, started_at=func.coalesce(TaskRow.started_at, now), finished_at=None, reason=None)
-    )
+    """Move a task to `running`, with counters counted anew; a task that has ended is resumed."""
+    _move_task(connection, _START, task_id, TaskState.RUNNING, reading.recount(connection, task_id), new_owner=owner, now=now)
 
 
 def end_task(connection: Connection, task_id: int, *, canceled: bool, reason: str | None, now: float) -> None:
     """End every execution that is still open, and then the task, whose state follows from its counters."""
-    move(connection, task_id, _UNSTARTED, ExecutionState.CANCELED, reason or "the flow run ended before it started", now)
-    move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, reason or "the flow run that followed it ended", now)
-    state = _verdict(count(connection, task_id), canceled=canceled)
-    connection.execute(
-        update(TaskRow).where(TaskRow.id == task_id, TaskRow.state.in_(_sources(state))).values(state=state, reason=reason, finished_at=now)
-    )
+    counts = reading.recount(connection, task_id)
+    if any(counts[state] for state in (*_UNSTARTED, ExecutionState.RUNNING)):
+        move(connection, task_id, _UNSTARTED, ExecutionState.CANCELED, reason or "the flow run ended before it started", now)
+        move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, reason or "the flow run that followed it ended", now)
+        counts = reading.recount(connection, task_id)
+    _move_task(connection, _END, task_id, _verdict(counts, canceled=canceled), counts, why=reason, now=now)
 
 
 def _verdict(counts: dict[ExecutionState, int], *, canceled: bool) -> TaskState:
@@ -55,5 +44,20 @@ def _verdict(counts: dict[ExecutionState, int], *, canceled: bool) -> TaskState:
     return TaskState.CANCELED if canceled else TaskState.FAILED
 
 
-def _sources(new: TaskState) -> list[TaskState]:
-    return [old for old, news in TASK_MOVES.items() if new in news]
+_MOVED = (
+    update(TaskRow)
+    .where(TaskRow.id == bindparam("task"), TaskRow.state.in_(bindparam("olds", expanding=True)))
+    .values(state=bindparam("new"), **{state.value: bindparam(f"n_{state}") for state in ExecutionState})
+)
+_START = _MOVED.values(
+    owner=bindparam("new_owner"), started_at=func.coalesce(TaskRow.started_at, bindparam("now")), finished_at=None, reason=None
+)
+_END = _MOVED.values(reason=bindparam("why"), finished_at=bindparam("now"))
+
+
+def _move_task(
+    connection: Connection, statement: Update, task_id: int, new: TaskState, counts: dict[ExecutionState, int], **values: object
+) -> None:
+    olds = [old for old, news in TASK_MOVES.items() if new in news]
+    counters = {f"n_{state}": number for state, number in counts.items()}
+    connection.execute(statement, {"task": task_id, "new": new, "olds": olds, **counters, **values})

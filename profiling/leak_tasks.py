@@ -1,7 +1,7 @@
 """The heap over 1,000 rounds of 10 tasks created, run and finished, by memray. Prints one sample (bytes) each 100 rounds as JSON.
 
 Run it with PYTHONMALLOC=malloc, so that memray sees each object and not only the arenas they live in.
-`--plant` leaks 200 bytes a round on purpose: a measurement that cannot fail proves nothing.
+`--plant N` leaks N bytes a round on purpose: a measurement that cannot fail proves nothing.
 """
 
 import argparse
@@ -22,51 +22,57 @@ from models.store import Store
 from models.values import Command, Stream
 
 TASKS = 10
-_HOSTS = ("web1", "web2", "web3")
+_SPEC = TaskSpec(name="leak", command=Command(script="echo hi"), target="web1", hosts=("web1",))
+_SUCCEEDED = Outcome(state=ExecutionState.SUCCEEDED, exit_code=0)
 _INTERVAL = 5  # milliseconds between memray's own looks at the heap
+_QUIET = 8 * _INTERVAL / 1000  # seconds of rest in which a sample is taken
 
 
-async def _rounds(store: Store, rounds: int, every: int, planted: list[bytes] | None) -> list[float]:
-    """Run the rounds; returns the times (seconds since the epoch) at which the heap was quiet."""
+async def _rounds(store: Store, rounds: int, every: int, plant: int) -> list[float]:
+    """Run the rounds; returns the times (seconds since the epoch) in the middle of each rest."""
     recorder = Recorder(store, output_limit=4096)
-    quiet: list[float] = []
+    rests: list[float] = []
+    planted: list[bytes] = []
     for number in range(1, rounds + 1):
-        await asyncio.gather(*(_one_task(store, recorder) for _ in range(TASKS)))
-        if planted is not None:
-            planted.append(bytes(200))
+        await asyncio.gather(*(_finish(store, recorder, task_id) for task_id in store.create_tasks([_SPEC] * TASKS)))
+        if plant:
+            planted.append(bytes(plant))
         if number % every == 0:
             gc.collect()
-            await asyncio.sleep(4 * _INTERVAL / 1000)
-            quiet.append(time.time())
-            await asyncio.sleep(4 * _INTERVAL / 1000)
+            await asyncio.sleep(_QUIET / 2)
+            rests.append(time.time())
+            await asyncio.sleep(_QUIET / 2)
     await recorder.aclose()
-    return quiet
+    return rests
 
 
-async def _one_task(store: Store, recorder: Recorder) -> None:
-    task = store.open_task(TaskSpec(name="leak", command=Command(script="echo hi"), target="web[1-3]", hosts=_HOSTS), "leak")
-    for claim in store.claim(task.id, "leak"):
-        recording = recorder.record(claim)
-        await recording.starting()
-        recording.output(Stream.STDOUT, b"hi\n")
-        await recording.finish(Outcome(state=ExecutionState.SUCCEEDED, exit_code=0))
-    store.close_task(task.id)
-    store.executions(task.id)
+async def _finish(store: Store, recorder: Recorder, task_id: int) -> None:
+    (claim,) = store.claim(task_id, "leak")
+    recording = recorder.record(claim)
+    await recording.starting()
+    recording.output(Stream.STDOUT, b"hi\n")
+    await recording.finish(_SUCCEEDED)
+    store.close_task(task_id)
 
 
-def measure(rounds: int, every: int, *, plant: bool) -> list[int]:
+def measure(rounds: int, every: int, *, plant: int) -> list[int]:
     """The heap (bytes) after each `every` rounds."""
-    planted: list[bytes] | None = [] if plant else None
     with tempfile.TemporaryDirectory() as name:
         url = f"sqlite:///{Path(name) / 'leak.db'}"
         database.upgrade(url)
         store = Store.open(url, cache_kib=64)
         file = Path(name) / "leak.bin"
         with memray.Tracker(file, memory_interval_ms=_INTERVAL, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS):
-            quiet = asyncio.run(_rounds(store, rounds, every, planted))
+            rests = asyncio.run(_rounds(store, rounds, every, plant))
         store.close()
         snapshots = list(memray.FileReader(file).get_memory_snapshots())
-    return [min(snapshots, key=lambda snapshot: abs(snapshot.time - moment * 1000)).heap for moment in quiet]
+    return [_lowest(snapshots, rest) for rest in rests]
+
+
+def _lowest(snapshots: list[memray.MemorySnapshot], rest: float) -> int:
+    """The heap in a rest: the lowest look, since memray may look while it works itself."""
+    near = [snapshot.heap for snapshot in snapshots if abs(snapshot.time / 1000 - rest) <= _QUIET / 2]
+    return min(near) if near else min(snapshots, key=lambda snapshot: abs(snapshot.time / 1000 - rest)).heap
 
 
 def slope(samples: list[int]) -> float:
@@ -80,7 +86,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--every", type=int, default=100)
-    parser.add_argument("--plant", action="store_true")
+    parser.add_argument("--plant", type=int, default=0)
     options = parser.parse_args()
     heap = measure(options.rounds, options.every, plant=options.plant)
-    print(json.dumps({"heap": heap, "slope_of_second_half": slope(heap[len(heap) // 2 :]), "growth": heap[-1] - heap[1]}))
+    print(json.dumps({"heap": heap, "slope_of_second_half": slope(heap[len(heap) // 2 :]), "growth": heap[-1] - heap[len(heap) // 5]}))

@@ -94,12 +94,7 @@ class Handshake:
 
     async def _greet(self, link: Link) -> Transport:
         """Speak SSH over the link until we are logged in."""
-        try:
-            algorithms = await self._dialler.threads.run(partial(self._dialler.host_keys.algorithms, self._route))
-        except BaseException:
-            link.close()
-            raise
-        transport = self._transport = Transport(link, algorithms, self._dialler.patience)
+        transport = self._transport = Transport(link, self._dialler.patience)
         try:
             async with self._dialler.slots.take():
                 await self._dialler.threads.run(partial(self._speak, transport))
@@ -112,6 +107,7 @@ class Handshake:
 
     def _speak(self, transport: Transport) -> None:
         try:
+            transport.want_keys(self._dialler.host_keys.algorithms(self._route))
             transport.start_client(timeout=self._dialler.patience)
             if not transport.initial_kex_done:
                 raise TimeoutError

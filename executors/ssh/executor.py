@@ -115,7 +115,7 @@ class _Run:
         except BaseException:
             self._drop()
             raise
-        following = asyncio.ensure_future(self._threads.run(talk.start))
+        following = asyncio.wrap_future(self._threads.start(talk.start))
         try:
             ended = await asyncio.shield(following)
         except asyncio.CancelledError:

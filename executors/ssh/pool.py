@@ -17,6 +17,7 @@ import paramiko
 from executors.ssh.connect import Dialler, Handshake
 from executors.ssh.connection import PROBE_SECONDS, BrokenError, BusyError, Connection
 from executors.ssh.errors import TurnedAwayError, with_host
+from executors.ssh.idle import Idle
 from executors.ssh.pulse import Pulse
 from executors.ssh.route import Route
 from models.errors import UnreachableError
@@ -50,10 +51,10 @@ class Pool:
     def __init__(self, dialler: Dialler, pulse: Pulse, *, idle: float, size: int) -> None:
         self._dialler = dialler
         self._pulse = pulse
-        self._idle_seconds = idle
+        self._idle = Idle(idle, self._cut)
         self._size = size
+        self._open = 0
         self._groups: dict[Route, _Group] = {}
-        self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def open(self, name: str, route: Route, step: Step, begin: Callable[[Connection, paramiko.Channel], _T]) -> tuple[Connection, _T]:
@@ -69,7 +70,7 @@ class Pool:
                 return connection, await self._open_on(connection, begin)
             except BusyError as error:
                 refusals += connection.is_idle
-                if refusals > _REFUSALS:
+                if refusals > (_REFUSALS if connection.served else _REFUSALS // 2):
                     raise UnreachableError(name, f"{route.where} refuses to open a session: {error}") from error
                 await self._make_way(connection, refusals)
             except BrokenError as error:
@@ -78,6 +79,7 @@ class Pool:
                 replaced = True
 
     async def _open_on(self, connection: Connection, begin: Callable[[Connection, paramiko.Channel], _T]) -> _T:
+        self._idle.discard(connection)
         connection.sessions += 1
         # One that has long been silent may be dead: little time is spent on finding out.
         recent = time.monotonic() - connection.transport.heard < PROBE_SECONDS
@@ -101,26 +103,24 @@ class Pool:
     async def aclose(self) -> None:
         """Cut all connections."""
         self._closed = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        self._idle.close()
         groups = list(self._groups.values())
+        connections = [connection for group in groups for connection in group.connections]
         for group in groups:
             if group.handshake is not None:
                 group.handshake.cancel()
-            for connection in list(group.connections):
-                self._cut(connection)
-        await self._dialler.threads.run(partial(_join, [c for group in groups for c in group.connections]))
-        self._groups.clear()
+            group.tell()
+        for connection in connections:
+            self._cut(connection)
+        await self._dialler.threads.run(partial(_join, connections))
 
     # claiming and leaving
 
     async def _claim(self, name: str, route: Route, step: Step, *, tunnel: bool = False) -> Connection:
         """A connection with room, opened if need be."""
         while not self._closed:
+            self._cut_the_dead(route)
             group = self._groups.setdefault(route, _Group())
-            for dead in [connection for connection in group.connections if connection.is_idle and not connection.is_open]:
-                group.connections.remove(dead)
-                self._cut(dead)
             usable = [connection for connection in group.connections if (connection.is_open if tunnel else connection.has_room)]
             if usable:
                 return max(usable, key=lambda connection: connection.idle_since)
@@ -131,18 +131,25 @@ class Pool:
                 await group.changed.wait()
         raise UnreachableError(name, "the executor was closed")
 
+    def _cut_the_dead(self, route: Route) -> None:
+        if (group := self._groups.get(route)) is not None:
+            for connection in list(group.connections):
+                if connection.is_idle and not connection.is_open:
+                    self._cut(connection)
+
     def _leave(self, connection: Connection, *, tunnel: bool = False) -> None:
         if tunnel:
             connection.tunnels -= 1
         else:
             connection.sessions -= 1
         connection.was_used = True
-        connection.idle_since = time.monotonic()
-        if connection.is_idle:
-            if self._closed or not connection.is_open:
-                self._cut(connection)
-            self._sweep()
-        if (group := self._groups.get(connection.route)) is not None:
+        group = self._groups.get(connection.route)
+        if connection.is_idle and (self._closed or not connection.is_open):
+            self._cut(connection)
+        elif connection.is_idle:
+            self._idle.add(connection)
+            self._idle.trim(self._open - self._size)
+        if group is not None:
             group.tell()
 
     async def _make_way(self, connection: Connection, refusals: int) -> None:
@@ -176,6 +183,7 @@ class Pool:
             group.waiting -= 1
             if group.waiting == 0 and not task.done():
                 task.cancel()
+            self._forget_if_empty(route, group)
 
     async def _connect(self, group: _Group, name: str, route: Route) -> None:
         """Open one more connection; a server that is too busy is asked again, with jitter."""
@@ -193,9 +201,7 @@ class Pool:
                     if loop.time() + pause > give_up:
                         raise
                     await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, no secret
-            group.connections.append(connection)
-            self._pulse.add(connection)
-            self._sweep()
+            self._take_in(group, connection)
         finally:
             group.handshake = None
             group.tell()
@@ -213,6 +219,7 @@ class Pool:
         steps = ["connecting to its jump host"]
         group.doing = lambda: f"{steps[-1]} ({via.where})"
         jump = await self._claim(name, via, steps.append, tunnel=True)
+        self._idle.discard(jump)
         jump.tunnels += 1
         group.doing = lambda: handshake.doing
         try:
@@ -221,14 +228,27 @@ class Pool:
             self._leave(jump, tunnel=True)
             raise
 
-    # the end of connections
+    # the life of connections
+
+    def _take_in(self, group: _Group, connection: Connection) -> None:
+        self._open += 1
+        self._groups.setdefault(connection.route, group).connections.append(connection)
+        self._pulse.add(connection)
+        self._idle.add(connection)
+        self._idle.trim(self._open - self._size)
 
     def _cut(self, connection: Connection) -> None:
         """End a connection, and its use of a jump host."""
         if connection.was_cut:
             return
         connection.retired = connection.was_cut = True
+        self._open -= 1
         self._pulse.discard(connection)
+        self._idle.discard(connection)
+        group = self._groups[connection.route]
+        group.connections.remove(connection)
+        group.tell()
+        self._forget_if_empty(connection.route, group)
         via, connection.via = connection.via, None
         if via is None:
             connection.transport.cut()
@@ -237,27 +257,10 @@ class Pool:
         self._dialler.threads.start(connection.transport.cut)
         self._leave(via, tunnel=True)
 
-    def _sweep(self) -> None:
-        """Cut what was idle for too long, and the least recently used beyond the size limit; come again in time."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        everything = [connection for group in self._groups.values() for connection in group.connections]
-        idle = sorted((connection for connection in everything if connection.is_spare), key=lambda connection: connection.idle_since)
-        surplus = len(everything) - self._size
-        cutoff = time.monotonic() - self._idle_seconds
-        for index, connection in enumerate(idle):
-            if index < surplus or connection.idle_since <= cutoff or not connection.is_open:
-                self._cut(connection)
-        self._forget_the_cut()
-        left = [connection.idle_since for connection in everything if connection.is_idle and connection.is_open]
-        if left and not self._closed:
-            self._sweeper = asyncio.get_running_loop().call_later(max(0.1, min(left) - cutoff), self._sweep)
-
-    def _forget_the_cut(self) -> None:
-        for route, group in list(self._groups.items()):
-            group.connections = [connection for connection in group.connections if not connection.was_cut]
-            if not group.connections and group.handshake is None and not group.waiting:
-                del self._groups[route]
+    def _forget_if_empty(self, route: Route, group: _Group) -> None:
+        is_unused = not group.connections and not group.waiting and (group.handshake is None or group.handshake.done())
+        if is_unused and self._groups.get(route) is group:
+            del self._groups[route]
 
 
 def _join(connections: list[Connection]) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from models.values import HostKeyPolicy
@@ -30,6 +31,14 @@ class Route:
     proxy_command: str | None
     family: socket.AddressFamily
     bind_address: str | None
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.address, self.port, self.user, self.identity))
+
+    def __hash__(self) -> int:
+        """Kept: a route is looked up several times a run, and paths take their time."""
+        return self._hash
 
     @property
     def where(self) -> str:

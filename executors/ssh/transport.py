@@ -48,6 +48,17 @@ class _Packets(Packetizer):
         return line
 
 
+_KEX = (
+    "curve25519-sha256@libssh.org",
+    "mlkem768x25519-sha256",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+    "diffie-hellman-group14-sha256",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group-exchange-sha256",
+)
+
 _internal: Any = paramiko.Transport  # what its type stubs leave out
 
 
@@ -67,16 +78,7 @@ class Transport(paramiko.Transport):
         "aes128-cbc",
         "aes256-cbc",
     )
-    _preferred_kex = (
-        "curve25519-sha256@libssh.org",
-        "mlkem768x25519-sha256",
-        "ecdh-sha2-nistp256",
-        "ecdh-sha2-nistp384",
-        "ecdh-sha2-nistp521",
-        "diffie-hellman-group14-sha256",
-        "diffie-hellman-group16-sha512",
-        "diffie-hellman-group-exchange-sha256",
-    )
+    _preferred_kex = tuple(name for name in _KEX if name in _internal._kex_info)  # noqa: SLF001 - some depend on what OpenSSL has
 
     _preferred_keys = KEY_ALGORITHMS
 
@@ -89,14 +91,18 @@ class Transport(paramiko.Transport):
 
     packetizer: _Packets
 
-    def __init__(self, link: Link, key_algorithms: Sequence[str], patience: float) -> None:
+    def __init__(self, link: Link, patience: float) -> None:
         as_socket: Any = link  # it is enough of one
         super().__init__(as_socket, packetizer_class=_Packets)
         self._link = link
-        self._key_algorithms = tuple(name for name in key_algorithms if name in KEY_ALGORITHMS) or KEY_ALGORITHMS
+        self._key_algorithms: tuple[str, ...] = KEY_ALGORITHMS
         self.banner_timeout = self.auth_timeout = self.channel_timeout = patience
         self._ended: set[int] = set()  # channels whose process is gone
         self.farewell = ""  # why the server said it disconnects
+
+    def want_keys(self, algorithms: Sequence[str]) -> None:
+        """Say what host keys to ask for, best first, before the handshake."""
+        self._key_algorithms = tuple(algorithms)
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:

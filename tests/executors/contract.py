@@ -20,52 +20,9 @@ from executors.protocol import Executor
 from models.errors import ConnectionLostError, UnreachableError, UsageError
 from models.values import Attempt, Command, Host, Result, Stream
 from tests.executors.processes import is_alive, marked
+from tests.executors.sinks import Collector, Counter, Refusing
 
 MIB = 1024 * 1024
-
-
-class Collector:
-    """A sink that keeps what comes."""
-
-    def __init__(self) -> None:
-        self.chunks: dict[Stream, list[bytes]] = {stream: [] for stream in Stream}
-        self.has_started = False
-
-    async def starting(self) -> None:
-        self.has_started = True
-
-    def step(self, what: str) -> None:
-        assert what
-
-    def output(self, stream: Stream, data: bytes) -> None:
-        assert data
-        self.chunks[stream].append(data)
-
-    @property
-    def stdout(self) -> bytes:
-        return b"".join(self.chunks[Stream.STDOUT])
-
-    @property
-    def stderr(self) -> bytes:
-        return b"".join(self.chunks[Stream.STDERR])
-
-
-class Counter(Collector):
-    """A sink that only counts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = dict.fromkeys(Stream, 0)
-
-    def output(self, stream: Stream, data: bytes) -> None:
-        self.sizes[stream] += len(data)
-
-
-class Refusing(Collector):
-    """A sink whose commit fails."""
-
-    async def starting(self) -> None:
-        raise RuntimeError("the database is gone")
 
 
 class Runner:

@@ -8,7 +8,12 @@ from models.values import Attempt
 
 def is_alive(pid: int) -> bool:
     """Whether this process exists and is not a zombie."""
-    return _stat(pid)[0] not in {"Z", "X", ""}
+    return state(pid) not in {"Z", "X", ""}
+
+
+def state(pid: int) -> str:
+    """The state letter of proc(5); empty when there is no such process."""
+    return _stat(pid)[0]
 
 
 def marked(attempt: Attempt) -> list[int]:

@@ -15,8 +15,9 @@ import pytest
 from executors.local import Local
 from models.errors import UnreachableError
 from models.values import Attempt, Host
-from tests.executors.contract import Collector, Contract, Runner, until
+from tests.executors.contract import Contract, Runner, until
 from tests.executors.processes import marked
+from tests.executors.sinks import Collector
 
 
 class TestLocal(Contract):

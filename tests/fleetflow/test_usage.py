@@ -40,7 +40,7 @@ def refused(done: Done, code: int, *words: str) -> None:
     [
         ("web1,!@nogroup", 2, "nogroup"),
         ("", 2, "empty"),
-        ("!web1", 2, "exclu"),
+        ("!web1", 2, "starts with !"),
         ("web[1-", 2, "bracket"),
         ("web[1-999999999]", 2, "100,000"),
         ("-oProxyCommand=x", 2, "-oProxyCommand"),

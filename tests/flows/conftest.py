@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker, run_worker
 

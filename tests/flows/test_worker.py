@@ -8,11 +8,11 @@ import uuid
 from pathlib import Path
 
 import pytest
+
+from models.owner import Owner
 from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker
 from tests.until import until
-
-from models.owner import Owner
 
 
 def test_a_flow_run_ends_completed_under_its_own_name(worker: Worker) -> None:
@@ -27,7 +27,9 @@ def test_a_flow_run_carries_the_home_of_the_worker_that_ran_it(worker: Worker) -
 def test_what_a_flow_logs_is_found_in_prefect(worker: Worker) -> None:
     run = worker.run("quick", text="something to find")
     wanted = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
-    until(lambda: any("said something to find" in log["message"] for log in worker.server.post("/logs/filter", **wanted)), 10, "the log line")
+    until(
+        lambda: any("said something to find" in log["message"] for log in worker.server.post("/logs/filter", **wanted)), 10, "the log line"
+    )
 
 
 def test_tasks_run_side_by_side_in_the_worker(worker: Worker) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from models.owner import Owner
+from models.store import Store
 from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker, run_worker
 from tests.until import until
-
-from models.owner import Owner
 
 
 @pytest.fixture
@@ -28,6 +29,11 @@ def _begin(worker: Worker, flow: str, file: Path) -> str:
     run = worker.trigger(flow, file=str(file))
     until(Path(f"{file}.started").exists, 20, "the run to start")
     return run
+
+
+def _states(store: Store, flow_run_id: str) -> tuple[str, list[str]] | None:
+    task = store.task_of_flow_run(uuid.UUID(flow_run_id))
+    return (task.state, [execution.state for execution in store.executions(task.id)]) if task else None
 
 
 def test_a_terminated_worker_lets_runs_end_cancels_the_rest_and_exits_0(doomed: Worker, tmp_path: Path) -> None:
@@ -66,7 +72,8 @@ def test_a_killed_worker_leaves_nothing_that_its_successor_does_not_end(doomed: 
         parameters={"command": "sleep 60", "target": "localhost"},
         idempotency_key=uuid.uuid4().hex,
     )["id"]
-    until(lambda: doomed.flow_run(task)["state_type"] == "RUNNING", 20)
+    store = Store.open(f"sqlite:///{doomed.home / 'fleetflow.db'}")
+    until(lambda: _states(store, task) == ("running", ["running"]), 20, "the command to run")
     doomed.kill()
     doomed.cancel(cancelling)
     doomed.start()
@@ -74,6 +81,8 @@ def test_a_killed_worker_leaves_nothing_that_its_successor_does_not_end(doomed: 
     assert (state["type"], state["message"]) == ("CRASHED", "The worker that ran this flow run stopped before its end")
     assert doomed.end_of(cancelling)["state_type"] == "CANCELLED"
     assert doomed.end_of(task)["state_type"] == "CRASHED"
+    assert _states(store, task) == ("failed", ["lost"])
+    store.close()
     assert doomed.run("quick")["state_type"] == "COMPLETED"
 
 

@@ -84,10 +84,10 @@ class PrefectServer:
 
     # What tests ask it
 
-    def post(self, path: str, **body: object) -> Any:
+    def post(self, path: str, json: object = None, **body: object) -> Any:
         """POST, again while the server's SQLite is busy."""
         with self.api as api:
-            while (answer := api.post(path, json=body)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            while (answer := api.post(path, json=body if json is None else json)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
                 time.sleep(0.1)
         answer.raise_for_status()
         return answer.json() if answer.content else None

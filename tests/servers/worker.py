@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.sockets import short_path
 from tests.servers.prefect import PrefectServer
 from tests.until import until
-
-from models.sockets import short_path
 
 REPOSITORY = Path(__file__).parent.parent.parent
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}

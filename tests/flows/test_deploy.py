@@ -1,0 +1,67 @@
+"""The deployments that a stack makes, and those of prefect.yaml."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.deploy import DEPLOYMENTS
+from tests.servers.prefect import PrefectServer
+from tests.servers.worker import Worker
+
+REPOSITORY = Path(__file__).parent.parent.parent
+_SAME = ("entrypoint", "description", "tags", "pull_steps", "parameter_openapi_schema", "enforce_parameter_schema", "parameters", "path")
+
+
+def _prefect(server: PrefectServer, *arguments: str) -> str:
+    prefect = shutil.which("prefect", path=str(Path(sys.executable).parent))
+    assert prefect is not None
+    done = subprocess.run(
+        [prefect, *arguments], env=server.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _fleet(server: PrefectServer) -> dict[str, Any]:
+    deployment: dict[str, Any] = server.get("/deployments/name/run-command/fleet")
+    return deployment
+
+
+def test_prefect_deploy_makes_what_the_stack_makes(worker: Worker, prefect_server: PrefectServer) -> None:
+    ours = _fleet(prefect_server)  # the worker has made it
+    with prefect_server.api as api:
+        assert api.delete(f"/deployments/{ours['id']}").is_success
+    _prefect(prefect_server, "work-pool", "create", "fleetflow", "--type", "fleetflow", "--overwrite")
+    _prefect(prefect_server, "--no-prompt", "deploy", "--all")
+    theirs = _fleet(prefect_server)
+    assert theirs["work_pool_name"] == "fleetflow"
+    assert {name: theirs[name] for name in _SAME} == {name: ours[name] for name in _SAME}
+
+
+def test_prefect_yaml_names_the_same_deployments() -> None:
+    written = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+    assert written["pull"] == []
+    assert [
+        (item["name"], item["entrypoint"], item["description"], tuple(item["tags"]), item["pull"]) for item in written["deployments"]
+    ] == [(deployment.name, deployment.entrypoint, deployment.description, deployment.tags, []) for deployment in DEPLOYMENTS]
+
+
+def test_a_restart_keeps_what_people_have_set(worker: Worker, prefect_server: PrefectServer) -> None:
+    schedule = {"schedule": {"cron": "0 3 1 1 *", "timezone": "UTC"}, "active": True}
+    deployment = _fleet(prefect_server)["id"]
+    prefect_server.post(f"/deployments/{deployment}/schedules", json=[schedule])
+    with prefect_server.api as api:
+        changed = {"paused": True, "tags": ["mine"], "parameters": {"target": "@web"}, "description": "an old text"}
+        assert api.patch(f"/deployments/{deployment}", json=changed).is_success
+    assert worker.terminate() == 0
+    worker.start()
+    after = _fleet(prefect_server)
+    assert (after["id"], after["paused"], after["parameters"]) == (deployment, True, {"target": "@web"})
+    assert [item["schedule"]["cron"] for item in after["schedules"]] == ["0 3 1 1 *"]
+    assert set(after["tags"]) == {"mine", *DEPLOYMENTS[0].tags}
+    assert after["description"] == DEPLOYMENTS[0].description
+    assert after["work_pool_name"] == worker.pool
