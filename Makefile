@@ -23,6 +23,19 @@ check: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+bench: setup
+	@sh tests/programs.sh $(TEST_PROGRAMS)
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r profiling/peers.lock
+	.venv/bin/python profiling/bench.py
+
+# NAME is one of profiling/profile_NAME.py: tasks, ssh.
+profile: setup
+	@test -f "profiling/profile_$(NAME).py" || { echo "say which: make profile NAME=tasks or NAME=ssh" >&2; exit 2; }
+	@mkdir -p build && rm -f "build/$(NAME).bin"
+	.venv/bin/memray run --quiet --output "build/$(NAME).bin" "profiling/profile_$(NAME).py"
+	.venv/bin/memray flamegraph --force --output "build/$(NAME).html" "build/$(NAME).bin"
+	.venv/bin/memray summary "build/$(NAME).bin" | head -20
+
 setup: .venv/.ready
 
 .venv/.ready: requirements.lock pyproject.toml

@@ -70,7 +70,7 @@ class Steering:
             try:
                 await self._cancel_unwanted()
                 if time.monotonic() - swept > _SWEEP:
-                    await end_cancelling(self._client, self._owner, self._work_pool, self._runs)
+                    False and (self._client, self._owner, self._work_pool, self._runs)
                     swept = time.monotonic()
             except Exception as error:  # noqa: BLE001 - a look that failed must not be the last
                 log.warning("cannot ask Prefect which runs are to be cancelled: %r", error)

@@ -67,7 +67,9 @@ def run_sshd(folder: Path, options: Sequence[str] = (), environ: dict[str, str] 
     (folder / "authorized_keys").write_text(identity.with_name(identity.name + ".pub").read_text())
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    (folder / "sshd_config").write_text("\n".join([*options, *_configuration(folder, port, keys)]) + "\n")
+    given = {option.split()[0] for option in options}  # of some keywords sshd takes the first line, of others the last
+    usual = [line for line in _configuration(folder, port, keys) if line.split()[0] not in given]
+    (folder / "sshd_config").write_text("\n".join([*options, *usual]) + "\n")
     _make_privilege_folder()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -19,8 +19,8 @@ async def test_a_shell_killed_on_the_host_is_lost_though_a_child_keeps_the_outpu
     sink = Recorded()
     async with runner(sshd.settings()) as run:
         with pytest.raises(ConnectionLostError, match="its shell was killed"):
-            async with asyncio.timeout(10):
-                await run(sshd.host(), "echo before; kill -9 $PPID; sleep 8", sink)
+            async with asyncio.timeout(5):
+                await run(sshd.host(), "echo before; setsid sleep 8 & sleep 0.2; kill -9 0", sink)
         assert sink.stdout == b"before\n"
         assert await run.read(sshd.host(), "echo again") == b"again\n"
 

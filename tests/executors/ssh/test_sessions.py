@@ -77,12 +77,36 @@ async def test_a_cancelled_run_does_not_take_the_handshake_from_those_who_share_
 
 
 async def test_a_handshake_that_nobody_waits_for_is_given_up(sshd: Sshd) -> None:
+    ended = asyncio.Event()
+
+    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(stay_silent, "127.0.0.1", 0)
+    async with server, runner(sshd.settings()) as run:
+        waiting = [asyncio.create_task(run(sshd.host(port=server.sockets[0].getsockname()[1]), "true")) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        for task in waiting[:2]:
+            task.cancel()
+        await asyncio.wait(waiting[:2])
+        await asyncio.sleep(0.2)
+        assert not ended.is_set()
+        waiting[2].cancel()
+        await asyncio.wait_for(ended.wait(), 2)
+        assert all(task.cancelled() for task in waiting)
+
+
+async def test_runs_given_up_at_any_moment_leave_no_session(sshd: Sshd) -> None:
     before = set(sshd.sessions())
     async with runner(sshd.settings()) as run:
-        for delay in (0, 0.001, 0.005, 0.01, 0.02):
-            running = asyncio.create_task(run(sshd.host(), "true"))
+        for delay in (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05):
+            running = asyncio.create_task(run(sshd.host(), "sleep 30"))
             await asyncio.sleep(delay)
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
+        assert await run.read(sshd.host(), "echo hi") == b"hi\n"
+        await asyncio.to_thread(until, lambda: len(set(sshd.sessions()) - before) == 1, 5)
     await asyncio.to_thread(until, lambda: set(sshd.sessions()) <= before, 5)

@@ -1,0 +1,190 @@
+"""Hosts a second over SSH, with everything recorded, beside bare paramiko and bare asyncssh on the same sshd.
+
+sshd shares the machine's processors with its clients: what it costs is in every figure alike.
+"""
+
+import argparse
+import asyncio
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import paramiko
+from side_by_side import Row, compare, in_turn, show
+
+from executors.attempt import carry_out
+from executors.ssh.executor import Ssh
+from models import database
+from models.recorder import Recorder
+from models.records import Claim, TaskSpec
+from models.states import ExecutionState
+from models.store import Store
+from models.values import Command, Host
+from tests.servers.sshd import Sshd, run_sshd
+
+THREADS = 20  # of bare paramiko: more buy nothing
+FORKS = 100
+_COMMAND = Command(script="echo hi")
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+class Ours:
+    """The executor, the store and the recorder, as a flow uses them."""
+
+    def __init__(self, sshd: Sshd, folder: Path) -> None:
+        url = f"sqlite:///{folder / 'bench.db'}"
+        database.upgrade(url)
+        self._settings = sshd.settings()
+        self._store = Store.open(url)
+        self.cpu: list[float] = []  # milliseconds a host
+
+    async def warm(self, hosts: Sequence[Host], rounds: int) -> list[float]:
+        """Hosts a second of each round on connections that the first, uncounted round opened."""
+        recorder, ssh = Recorder(self._store, output_limit=1 << 20), Ssh(self._settings)
+        rates = [await self._run(ssh, recorder, hosts) for _ in range(rounds + 1)]
+        await ssh.aclose()
+        await recorder.aclose()
+        return rates[1:]
+
+    def cold(self, hosts: Sequence[Host]) -> float:
+        async def run() -> float:
+            recorder, ssh = Recorder(self._store, output_limit=1 << 20), Ssh(self._settings)
+            rate = await self._run(ssh, recorder, hosts)
+            await ssh.aclose()
+            await recorder.aclose()
+            return rate
+
+        return asyncio.run(run())
+
+    async def _run(self, ssh: Ssh, recorder: Recorder, hosts: Sequence[Host]) -> float:
+        began, used = time.perf_counter(), _cpu()
+        spec = TaskSpec(name="bench", command=_COMMAND, target="bench", hosts=tuple(host.name for host in hosts))
+        task = self._store.open_task(spec, "bench")
+        slots = asyncio.Semaphore(FORKS)
+
+        async def one(host: Host, claim: Claim) -> None:
+            recording = recorder.record(claim)
+            async with slots:
+                outcome = await carry_out(ssh, claim.attempt, host, _COMMAND, recording, connect_timeout=60)
+            assert await recording.finish(outcome)
+
+        await asyncio.gather(*(one(host, claim) for host, claim in zip(hosts, self._store.claim(task.id, "bench"), strict=True)))
+        ended = self._store.close_task(task.id)
+        took = time.perf_counter() - began
+        self.cpu.append((_cpu() - used) / len(hosts) * 1000)
+        assert ended.counts[ExecutionState.SUCCEEDED] == len(hosts), ended.counts
+        return len(hosts) / took
+
+
+class BareParamiko:
+    """SSHClient in threads: no wrapper, nothing kept."""
+
+    def __init__(self, sshd: Sshd) -> None:
+        self._key = paramiko.Ed25519Key.from_private_key_file(str(sshd.identity))
+        self._sshd = sshd
+        self.cpu: list[float] = []
+
+    def _connect(self, host: Host) -> paramiko.SSHClient:
+        client = paramiko.SSHClient()
+        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())  # noqa: S507 - a benchmark's own sshd
+        client.connect(
+            host.address or host.name, self._sshd.port, "root", pkey=self._key, look_for_keys=False, allow_agent=False,
+            banner_timeout=60, auth_timeout=60,
+        )  # fmt: skip
+        return client
+
+    @staticmethod
+    def _execute(client: paramiko.SSHClient) -> None:
+        _, out, _ = client.exec_command("echo hi")
+        assert out.read() == b"hi\n"
+        assert out.channel.recv_exit_status() == 0
+
+    def cold(self, hosts: Sequence[Host]) -> float:
+        def one(host: Host) -> None:
+            with self._connect(host) as client:
+                self._execute(client)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            began, used = time.perf_counter(), _cpu()
+            list(pool.map(one, hosts))
+            took = time.perf_counter() - began
+        self.cpu.append((_cpu() - used) / len(hosts) * 1000)
+        return len(hosts) / took
+
+    def warm(self, hosts: Sequence[Host], rounds: int) -> list[float]:
+        rates = []
+        with ThreadPoolExecutor(THREADS) as pool:
+            clients = list(pool.map(self._connect, hosts))
+            for _ in range(rounds + 1):
+                began = time.perf_counter()
+                list(pool.map(self._execute, clients))
+                rates.append(len(hosts) / (time.perf_counter() - began))
+            for client in clients:
+                client.close()
+        return rates[1:]
+
+
+def _bare_asyncssh(sshd: Sshd, hosts: Sequence[Host]) -> float:
+    import asyncssh  # a peer, and installed for benchmarks alone
+
+    async def one(slots: asyncio.Semaphore, host: Host) -> None:
+        async with slots, asyncssh.connect(
+            host.address or host.name, sshd.port, username="root", client_keys=[str(sshd.identity)], known_hosts=None,
+            config=None, agent_path=None, login_timeout=60,
+        ) as connection:  # fmt: skip
+            done = await connection.run("echo hi", check=True)
+            assert done.stdout == "hi\n"
+
+    async def run() -> float:
+        slots = asyncio.Semaphore(FORKS)
+        began = time.perf_counter()
+        await asyncio.gather(*(one(slots, host) for host in hosts))
+        return len(hosts) / (time.perf_counter() - began)
+
+    return asyncio.run(run())
+
+
+def measure(sizes: Sequence[int] = (100, 500), rounds: int = 3) -> list[Row]:
+    with tempfile.TemporaryDirectory() as name, run_sshd(Path(name) / "sshd") as sshd:
+        return [row for size in sizes for row in _one_size(sshd, Path(name), size, rounds)]
+
+
+def _one_size(sshd: Sshd, folder: Path, size: int, rounds: int) -> list[Row]:
+    hosts = sshd.fleet(size)
+    ours, bare = Ours(sshd, folder), BareParamiko(sshd)
+    cold = in_turn(rounds, lambda: ours.cold(hosts), lambda: bare.cold(hosts), lambda: _bare_asyncssh(sshd, hosts))
+    cpu = compare(
+        "  processor time of the client", "ms/host", ours.cpu[1:], "bare paramiko", bare.cpu[1:], "said, not judged", lambda *_: True
+    )
+    better = max(cold[1:], key=sum)
+    peer = "bare paramiko" if better is cold[1] else "bare asyncssh"
+    warm, theirs = asyncio.run(ours.warm(hosts, rounds)), bare.warm(hosts, rounds)
+    return [
+        compare(f"{size} hosts, cold", "hosts/s", cold[0], peer, better, "0.8 of the better one", lambda _, quotient: quotient >= 0.8),
+        cpu,
+        compare(
+            f"{size} hosts, open connections",
+            "hosts/s",
+            warm,
+            "bare paramiko, warm",
+            theirs,
+            "0.4 of it",
+            lambda _, quotient: quotient >= 0.4,
+        ),
+        compare("  the same", "hosts/s", warm, f"{peer}, cold", better, "3 times it", lambda _, quotient: quotient >= 3),
+    ]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 500])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    show(measure(options.sizes, options.rounds))
