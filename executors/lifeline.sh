@@ -59,11 +59,12 @@ ff_left() {
 # Ends the wait for the grace as soon as nothing is left. Without a /proc to look into, the whole grace passes.
 ff_poll() {
   read -r ff_poller ff_line </proc/self/stat || return
-  while ff_left; do sleep 0.2 || sleep 1; done
+  while kill -0 "$ff_sleep" && ff_left; do sleep 0.2 || sleep 1; done
   kill -9 "$ff_sleep"
 }
 
-# Ends everything. Main is stopped first: should somebody kill us half way, it must not report an end that nobody has seen.
+# Ends everything, and dies with main when nothing marked is left. Main is stopped first: should somebody kill us half way, it must
+# not report an end that nobody has seen.
 ff_end() {
   kill -STOP $$
   read -r ff_watcher ff_line </proc/self/stat
@@ -79,7 +80,10 @@ ff_end() {
   wait "$ff_sleep"
   [ $? = 1 ] && sleep "$ff_whole_grace"
   ff_seen=' '
-  ff_sweep KILL
+  while grep -qs "$ff_marker" /proc/[0-9]*/environ; do
+    ff_sweep KILL
+    sleep 0.05 || sleep 1
+  done
   kill -KILL -$$
 }
 

@@ -1,43 +1,54 @@
-"""Follows a task from the command line until it has ended: what the store shows, with the worker's word to save the waiting."""
+"""Follows a task from the command line until it has ended: by the worker's word, and by what the store shows."""
 
-import json
-import socket
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fleetflow import doorbell
 from fleetflow.client import Prefect
 from models.errors import UnavailableError
-from models.records import Execution, Task, TaskLine
+from models.records import TaskLine
 
 if TYPE_CHECKING:  # importing the store costs a third of a second, which passes while the worker works
+    from models.records import Task
+    from models.rows import Row
     from models.store import Store
 
 _LOOK = 0.1  # seconds between two looks at the store
 _ASK = 2.0  # seconds between two questions to Prefect, for runs that the worker will never tell about
 
-OnEnded = Callable[[Execution], None]
-OnProgress = Callable[[Task], None]
+OnEnded = Callable[["Row"], None]
+OnProgress = Callable[[TaskLine], None]
 
 
 class Follower:
     """Follows one flow run; may be asked again after an interruption, and then goes on where it was."""
 
-    def __init__(self, prefect: Prefect, flow_run_id: uuid.UUID, bell: Path) -> None:
+    def __init__(self, prefect: Prefect, flow_run_id: uuid.UUID, home: Path) -> None:
         self.flow_run_id = flow_run_id
         self._prefect = prefect
         self._over = threading.Event()  # the flow run has ended
+        self._answer: dict[str, Any] = {}
         self._seen: set[int] = set()  # executions that have been told
-        self._last: Task | None = None
-        threading.Thread(target=self._listen, args=(bell,), daemon=True).start()
+        self._last: TaskLine | None = None
+        threading.Thread(target=self._listen, args=(home,), daemon=True).start()
+
+    def ended_at_once(self, seconds: float, on_ended: OnEnded) -> TaskLine | None:
+        """The task, when it ends within `seconds` and its results came with the worker's word: no database is opened for it."""
+        self._over.wait(seconds)
+        if "rows" not in self._answer:
+            return None
+        for row in self._answer["rows"]:
+            on_ended(row)
+        return TaskLine(**self._answer["task"])
 
     def until_ended(
         self, store: "Store", on_ended: OnEnded, on_progress: OnProgress, stop: Callable[[], bool] = lambda: False
-    ) -> Task | None:
+    ) -> TaskLine | None:
         """Return the ended task, or None when the flow run ended without one. Tells of every host that ends, and of all progress.
 
         Returns early once `stop` says so. Raises `UnavailableError` when the flow run has been deleted.
@@ -45,25 +56,25 @@ class Follower:
         asked = time.monotonic()
         while True:
             over = self._over.is_set()
-            task = store.task_of_flow_run(self.flow_run_id)
-            if task is not None and task != self._last:
-                self._tell(store, task, on_ended)
-                on_progress(task)
-                self._last = task
-            if over or stop() or (task is not None and task.state.is_final):
-                return task
+            line = store.line_of_flow_run(self.flow_run_id)
+            if line is not None and line != self._last:
+                self._tell(store, line, on_ended)
+                on_progress(line)
+                self._last = line
+            if over or stop() or (line is not None and line.is_final):
+                return line
             if time.monotonic() - asked > _ASK:
                 asked = time.monotonic()
                 self._ask()
             self._over.wait(_LOOK)
 
-    def _tell(self, store: "Store", task: Task, on_ended: OnEnded) -> None:
-        if task.done == len(self._seen):
+    def _tell(self, store: "Store", line: TaskLine, on_ended: OnEnded) -> None:
+        if line.done == len(self._seen):
             return
-        for execution in store.executions(task.id):
+        for execution in store.executions(line.id):
             if execution.state.is_final and execution.id not in self._seen:
                 self._seen.add(execution.id)
-                on_ended(execution)
+                on_ended(store.row(execution))
 
     def _ask(self) -> None:
         try:
@@ -75,16 +86,11 @@ class Follower:
         if found.is_final:
             self._over.set()
 
-    def _listen(self, bell: Path) -> None:
-        """Wait for the worker's word; asking for it also wakes the worker at once."""
-        try:
-            with socket.socket(socket.AF_UNIX) as channel:
-                channel.connect(str(bell))
-                channel.sendall(json.dumps({"watch": str(self.flow_run_id)}).encode() + b"\n")
-                if channel.makefile("rb").readline():
-                    self._over.set()
-        except OSError:
-            return  # no worker on this machine: Prefect is asked instead
+    def _listen(self, home: Path) -> None:
+        answer = doorbell.watch(home, self.flow_run_id)
+        if answer is not None:  # else there is no worker on this machine, and Prefect is asked instead
+            self._answer = answer
+            self._over.set()
 
 
 class Lines:
@@ -101,8 +107,8 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, task: Task) -> None:
-        if time.monotonic() >= self._next and not task.state.is_final:
+    def show(self, task: TaskLine) -> None:
+        if time.monotonic() >= self._next and not task.is_final:
             self._next = time.monotonic() + self._EVERY
             print(f"task {task.id}: {counts(task)}", file=sys.stderr, flush=True)  # noqa: T201 - this is what it is for
 
@@ -125,11 +131,11 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def show(self, task: Task) -> None:
+    def show(self, task: TaskLine) -> None:
         self.progress.update(self._line, description=f"task {task.id}", total=task.hosts, completed=task.done, counts=counts(task))
 
 
-def counts(task: Task | TaskLine) -> str:
+def counts(task: "Task | TaskLine") -> str:
     """`3 of 100 done, 1 failed, 20 running`."""
     extra = [
         f"{number} {state}" for state, number in task.counts.items() if number and state.value not in {"pending", "queued", "succeeded"}

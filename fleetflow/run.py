@@ -2,7 +2,6 @@
 
 import sys
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from fleetflow import stack
 from fleetflow.interrupts import Interrupts
+from fleetflow.results import Printer
 from fleetflow.text import inert
 from models import commands
 from models.errors import UsageError
@@ -19,11 +19,11 @@ from models.values import Command, ExecutorKind, HostKeyPolicy
 if TYPE_CHECKING:  # each of these costs a tenth of a second or more, and waits until it is needed
     from fleetflow.client import Prefect
     from fleetflow.follow import Bar, Follower, Lines
-    from models.records import Execution, Task
+    from models.records import TaskLine
     from models.store import Store
-    from models.values import Stream
 
 _EXIT_CODES = {"Refused": 2, "No hosts": 3}  # by the name that the flow gives to the state of a run it refuses
+_AT_ONCE = 0.5  # seconds in which a small task may end, before the store is opened to follow it
 _STDIN_BYTES = 256 * 1024  # Prefect takes parameters of at most 512 KiB
 
 
@@ -75,15 +75,7 @@ def run(
         "stdin_encoding": encoding if text else None,
     }
     parameters = {name: value for name, value in asked.items() if value not in (None, "", [])}
-    raise typer.Exit(_send(settings, parameters, Show(fold=fold, as_json=as_json), wait=not no_wait))
-
-
-@dataclass(frozen=True)
-class Show:
-    """How results are shown."""
-
-    fold: bool
-    as_json: bool
+    raise typer.Exit(_send(settings, parameters, Printer(fold=fold, as_json=as_json), wait=not no_wait))
 
 
 def _read_stdin(source: str | None) -> bytes:
@@ -117,7 +109,7 @@ def _check_target(settings: Settings, target: str) -> None:
         targets.resolve(target, Inventory.load(settings.home, settings.ssh_config.expanduser()))
 
 
-def _send(settings: Settings, parameters: dict[str, Any], show: Show, *, wait: bool) -> int:
+def _send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, wait: bool) -> int:
     from fleetflow.client import DEPLOYMENT, Prefect
 
     endpoint = stack.ensure_stack(settings)
@@ -126,28 +118,33 @@ def _send(settings: Settings, parameters: dict[str, Any], show: Show, *, wait: b
         if not wait:
             typer.echo(f"accepted as flow run {run.id} ({run.name}); `fleetflow task list` shows its task", err=True)
             return 0
-        return _wait(settings, prefect, run.id, show, interrupts)
+        return _wait(settings, prefect, run.id, printer, interrupts)
 
 
-def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, show: Show, interrupts: Interrupts) -> int:
+def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, printer: Printer, interrupts: Interrupts) -> int:
     from fleetflow.follow import Follower
-    from models.store import Store
 
-    follower = Follower(prefect, flow_run_id, stack.worker_socket(settings.home))
-    store = Store.open(settings.database)
-    printer = Printer(store, show)
-    with _progress(show) as progress:
-        task = follower.until_ended(store, printer.take, progress.show, stop=lambda: interrupts.asked)
-        if interrupts.asked:
-            _cancel(prefect, store, follower, printer)
+    follower = Follower(prefect, flow_run_id, settings.home)
+    task = follower.ended_at_once(_AT_ONCE, printer.take) or _follow(settings, prefect, follower, printer, interrupts)
     printer.finish()
     if interrupts.asked:
         return 130
     return _refused(prefect, flow_run_id) if task is None else _conclude(task)
 
 
-def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: "Printer") -> None:
-    task = store.task_of_flow_run(follower.flow_run_id)
+def _follow(settings: Settings, prefect: "Prefect", follower: "Follower", printer: Printer, interrupts: Interrupts) -> "TaskLine | None":
+    from models.store import Store
+
+    store = Store.open(settings.database)
+    with _progress(printer) as progress:
+        task = follower.until_ended(store, printer.take, progress.show, stop=lambda: interrupts.asked)
+        if interrupts.asked:
+            _cancel(prefect, store, follower, printer)
+    return task
+
+
+def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: Printer) -> None:
+    task = store.line_of_flow_run(follower.flow_run_id)
     name = f"task {task.id}" if task else f"flow run {follower.flow_run_id}"
     typer.echo(f"canceling {name}; Ctrl-C again leaves at once", err=True)
     try:
@@ -157,13 +154,11 @@ def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: "
         typer.echo(f"left {name} while it is being canceled; `fleetflow task list` shows how it ends", err=True)
 
 
-def _conclude(task: "Task") -> int:
-    from models.states import ExecutionState, TaskState
-
-    if task.state is TaskState.SUCCEEDED:
+def _conclude(task: "TaskLine") -> int:
+    if task.state == "succeeded":
         return 0
-    reason = f" ({task.reason})" if task.reason else ""
-    typer.echo(f"task {task.id} {task.state}: {task.counts[ExecutionState.SUCCEEDED]} of {task.hosts} hosts succeeded{reason}", err=True)
+    reason = f" ({inert(task.reason)})" if task.reason else ""
+    typer.echo(f"task {task.id} {task.state}: {task.succeeded} of {task.hosts} hosts succeeded{reason}", err=True)
     return 1
 
 
@@ -174,38 +169,7 @@ def _refused(prefect: "Prefect", flow_run_id: uuid.UUID) -> int:
     return _EXIT_CODES.get(found.state_name if found else "", 1)
 
 
-def _progress(show: Show) -> "Bar | Lines":
+def _progress(printer: Printer) -> "Bar | Lines":
     from fleetflow.follow import Bar, Lines
 
-    return Bar() if sys.stderr.isatty() and not show.as_json else Lines()
-
-
-class Printer:
-    """Prints results as hosts end, or keeps them for folding."""
-
-    def __init__(self, store: "Store", show: Show) -> None:
-        self._store = store
-        self._show = show
-        self._kept: list[tuple[Execution, dict[Stream, bytes]]] = []
-
-    def take(self, execution: "Execution") -> None:
-        from fleetflow import results
-
-        pieces = self._store.output(execution.attempt_id) if execution.attempt_id is not None else []
-        output = results.streams(execution, pieces)
-        if self._show.as_json:
-            typer.echo(results.as_json(execution, output))
-        elif self._show.fold:
-            self._kept.append((execution, output))
-        else:
-            results.print_lines(execution, output, typer.echo, _to_stderr)
-
-    def finish(self) -> None:
-        if self._kept:
-            from fleetflow import results
-
-            results.print_folded(self._kept, typer.echo)
-
-
-def _to_stderr(line: str) -> None:
-    typer.echo(line, err=True)
+    return Bar() if sys.stderr.isatty() and not printer.as_json else Lines()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleetflow import stack
-from fleetflow.text import clock, inert, stamp
+from fleetflow.results import Printer
+from fleetflow.text import clock, inert
 from models.errors import UsageError
 from models.settings import Settings
 
@@ -46,6 +47,8 @@ def list_tasks(
 
 
 def _task_row(task: "TaskLine") -> dict[str, Any]:
+    from models.rows import stamp
+
     row = task._asdict()
     times = {name: stamp(row.pop(name)) for name in ("created_at", "started_at", "finished_at")}
     flow_run = row.pop("flow_run_id")
@@ -55,11 +58,13 @@ def _task_row(task: "TaskLine") -> dict[str, Any]:
 @app.command()
 def show(number: Number, as_json: Json = False) -> None:
     """Show a task and how each host stands."""
+    from models.rows import row_without_output
+
     store = _open()
     task, executions = store.task(number), store.executions(number)
     if as_json:
         for execution in executions:
-            typer.echo(json.dumps(_execution_row(execution)))
+            typer.echo(json.dumps(row_without_output(execution)))
         return
     from fleetflow.follow import counts
 
@@ -81,21 +86,6 @@ def _details(task: "Task") -> list[tuple[str, str]]:
     return rows + ([("flow run", str(task.flow_run_id))] if task.flow_run_id else [])
 
 
-def _execution_row(execution: "Execution") -> dict[str, Any]:
-    return {
-        "task": execution.task_id,
-        "host": execution.host,
-        "state": execution.state.value,
-        "exit_code": execution.exit_code,
-        "error": execution.error,
-        "attempt": execution.attempt,
-        "started_at": stamp(execution.started_at),
-        "finished_at": stamp(execution.finished_at),
-        "duration_s": execution.duration,
-        "truncated": sum(execution.cut.values()),
-    }
-
-
 def _execution_line(execution: "Execution") -> str:
     code = "" if execution.exit_code is None else f"exit {execution.exit_code}"
     seconds = "" if execution.duration is None else f"{execution.duration:.2f} s"
@@ -111,24 +101,22 @@ def output(
     as_json: Json = False,
 ) -> None:
     """Show what the hosts of a task printed."""
-    from fleetflow.run import Printer, Show
-
     store = _open()
     store.task(number)
     executions = store.executions(number, host)
     if raw:
         _write_raw(store, executions)
         return
-    printer = Printer(store, Show(fold=fold, as_json=as_json))
+    printer = Printer(fold=fold, as_json=as_json)
     for execution in executions:
-        printer.take(execution)
+        printer.take(store.row(execution))
     printer.finish()
 
 
 def _write_raw(store: "Store", executions: "list[Execution]") -> None:
     import sys
 
-    from fleetflow.results import streams
+    from models.rows import joined
     from models.values import Stream
 
     if len(executions) != 1:
@@ -137,7 +125,7 @@ def _write_raw(store: "Store", executions: "list[Execution]") -> None:
         raise UsageError("--raw is not for a terminal: a host's bytes could act on it; send it to a file or a pipe")
     execution = executions[0]
     pieces = store.output(execution.attempt_id) if execution.attempt_id is not None else []
-    sys.stdout.buffer.write(streams(execution, pieces)[Stream.STDOUT])
+    sys.stdout.buffer.write(joined(execution, pieces, Stream.STDOUT))
 
 
 @app.command()
@@ -159,5 +147,5 @@ def cancel(number: Number, no_wait: Annotated[bool, typer.Option("--no-wait", he
         prefect.cancel(task.flow_run_id)
         if no_wait:
             return
-        ended = Follower(prefect, task.flow_run_id, stack.worker_socket(settings.home)).until_ended(store, lambda _: None, lambda _: None)
+        ended = Follower(prefect, task.flow_run_id, settings.home).until_ended(store, lambda _: None, lambda _: None)
     typer.echo(f"task {number} {ended.state if ended else 'ended'}", err=True)

@@ -12,9 +12,8 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def lines(data: bytes) -> list[str]:
-    """A stream as inert lines; bytes that are not UTF-8 are escaped, Windows line ends dropped."""
-    text = data.decode(errors="backslashreplace")
+def lines(text: str) -> list[str]:
+    """Output as inert lines, without Windows' line ends."""
     parts = text.split("\n")
     if parts[-1] == "":
         parts.pop()
@@ -28,12 +27,3 @@ def clock(seconds: float | None) -> str | None:
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def stamp(seconds: float | None) -> str | None:
-    """A time as programs read it: RFC 3339, UTC."""
-    if seconds is None:
-        return None
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

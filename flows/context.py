@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from executors.local import Local
-from executors.ssh.executor import Ssh
-
 from executors.protocol import Executor
+from executors.ssh.executor import Ssh
 from models.owner import Owner
 from models.recorder import Recorder
 from models.settings import Settings

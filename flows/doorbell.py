@@ -1,8 +1,8 @@
 """The worker's socket: the command line rings here after it has sent a flow run, and is told when that run has ended.
 
 One JSON object a line. `{"watch": "<flow run id>"}` makes the worker look for new runs at once and is answered when the run
-has ended here: `{"flow_run_id": ..., "state": "COMPLETED", "name": "Completed", "message": ...}`; a run that never comes
-here is never answered. `{"ping": true}` is answered with who the worker is.
+has ended here: `{"flow_run_id": ..., "state": "COMPLETED", "name": "Completed", "message": ...}`, with the results of a small
+task (answers.py); a run that never comes here is never answered. `{"ping": true}` is answered with who the worker is.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ _REMEMBERED = 1000  # runs that have ended
 _SILENCE = 10.0  # seconds in which a client has to say what it wants
 
 Answer = Mapping[str, object]
+_NOTHING: Answer = {}
 
 
 class Doorbell:
@@ -51,13 +52,16 @@ class Doorbell:
             for client in self._clients:
                 client.cancel()
 
-    def tell(self, flow_run_id: uuid.UUID, answer: Answer) -> None:
-        """Answer those who watch a run, now and later."""
+    def is_watched(self, flow_run_id: uuid.UUID) -> bool:
+        return flow_run_id in self._watchers
+
+    def tell(self, flow_run_id: uuid.UUID, answer: Answer, results: Answer = _NOTHING) -> None:
+        """Answer those who watch a run, now and later; only those who watch it now get its results too."""
         self._ended[flow_run_id] = answer
         while len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
         for writer in self._watchers.pop(flow_run_id, ()):
-            _send(writer, answer)
+            _send(writer, {**answer, **results})
 
     def forget(self, flow_run_id: uuid.UUID) -> None:
         """A run begins, perhaps once more: an earlier end is no answer any longer."""

@@ -9,6 +9,7 @@ import contextvars
 import functools
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -33,6 +34,9 @@ from flows.patience import patiently
 from models.owner import Owner
 
 log = logging.getLogger(__name__)
+
+_OUTAGE = 60.0  # seconds; then Prefect's own, longer waits begin
+_RECONNECT = 0.5  # seconds
 
 Lifespan = Callable[[], AbstractAsyncContextManager[object]]
 
@@ -261,25 +265,33 @@ async def _open_client(owner: Owner) -> AsyncIterator[PrefectClient]:
 
 
 def soften(client: PrefectClient) -> None:
-    """Make a client ask again soon when Prefect's SQLite was busy: its own first wait is 2 s, the lock is gone after 50 ms."""
+    """Make a client ask again soon: its own waits are 2, 4, 8 ... s, where a busy SQLite is free after 50 ms, and a server back in 5 s."""
     http = client._client  # noqa: SLF001 - the transport can only be wrapped once Prefect has made it
-    http._transport = _BusyTransport(http._transport)  # noqa: SLF001 - as above
+    http._transport = _PatientTransport(http._transport)  # noqa: SLF001 - as above
 
 
-class _BusyTransport(httpx.AsyncBaseTransport):
-    """Sends a request again, after 50, 100, 200 ... ms, while the answer is 503."""
+class _PatientTransport(httpx.AsyncBaseTransport):
+    """Sends a request again while the answer is 503, after 50, 100, 200 ... ms; and, for a minute, while nobody is at the port."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        for wait in (0.05, 0.1, 0.2, 0.4, 0.8):
-            response = await self._inner.handle_async_request(request)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        waits = iter((0.05, 0.1, 0.2, 0.4, 0.8))
+        give_up = time.monotonic() + _OUTAGE
+        while True:
+            try:
+                response = await self._inner.handle_async_request(request)
+            except httpx.ConnectError:
+                if time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(_RECONNECT)
+                continue
+            wait = next(waits, None)
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or wait is None:
                 return response
             await response.aclose()
             await asyncio.sleep(wait)
-        return await self._inner.handle_async_request(request)
 
     async def aclose(self) -> None:
         await self._inner.aclose()

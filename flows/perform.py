@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 
-from models.targets import fold
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
@@ -18,6 +17,7 @@ from flows.shards import run_shards
 from models.recorder import Recording
 from models.records import Outcome, Task, TaskSpec
 from models.states import ExecutionState, TaskState
+from models.targets import fold
 
 _LOGGED = 20  # failed hosts that get lines of their own in the log
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.inventory import Inventory
-from models.targets import resolve
-
 from models.settings import Settings
+from models.targets import resolve
 from models.values import Command, ExecutorKind, Host, HostKeyPolicy
 
 

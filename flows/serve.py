@@ -8,10 +8,18 @@ import asyncio
 import logging
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
 from flows.lifeline import end_with
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+    from models.settings import Settings
+
+_OURS, _FOREIGN = 100.0, 10.0  # seconds that our own server, and somebody else's, have to answer
 
 
 def main(lifeline: int) -> None:
@@ -32,7 +40,6 @@ async def _serve() -> None:
 
     from flows import deploy
     from flows.engine import soften
-    from flows.patience import patiently
     from flows.worker import FleetflowWorker
     from models import database
     from models.settings import Settings
@@ -45,8 +52,8 @@ async def _serve() -> None:
     identity = store.identity()
     store.close()
     async with get_client() as client:
+        await _greet(client, settings)
         soften(client)
-        await patiently(client.hello)
         await deploy.prepare_work_pool(
             client,
             settings.work_pool,
@@ -56,6 +63,24 @@ async def _serve() -> None:
         )
         await deploy.deploy(client, settings.work_pool)
     await FleetflowWorker(work_pool_name=settings.work_pool).start(printer=_say)
+
+
+async def _greet(client: "PrefectClient", settings: "Settings") -> None:
+    """Wait for our own server; of another's API we expect that it is there, and say what is wrong with it."""
+    import httpx
+
+    from flows.patience import patiently
+    from models.errors import UnavailableError
+
+    what = f"Prefect at {client.api_url}"
+    try:
+        async with asyncio.timeout(_FOREIGN if settings.prefect_api_url else _OURS):
+            await patiently(client.hello)
+    except TimeoutError:
+        raise UnavailableError(what, "does not answer") from None
+    except httpx.HTTPStatusError as error:
+        login = error.response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
+        raise UnavailableError(what, "refuses our login; set prefect_api_auth to user:password" if login else str(error)) from None
 
 
 def _say(line: str) -> None:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from models.targets import fold
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -14,6 +13,7 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.rollout import Rollout
 from models.records import Claim
 from models.states import ExecutionState
+from models.targets import fold
 
 MOST = 32  # task runs of one flow run; each costs 3 to 5 ms
 

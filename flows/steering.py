@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -24,7 +24,7 @@ DRAIN_LIMIT = 10.0  # seconds that cancelled runs then have to end their command
 _LAST_WORD = 3.0  # seconds to tell Prefect about runs that did not end even so
 _UNWANTED = [StateType.CANCELLING, *TERMINAL_STATES]
 
-OnEnd = Callable[[UUID, State], None]
+OnEnd = Callable[[UUID, State], Awaitable[None]]
 
 
 class Steering:
@@ -57,7 +57,7 @@ class Steering:
         try:
             state = await asyncio.wrap_future(self._engine.carry_out(flow_run))
             if state is not None and state.is_final():
-                self._on_end(flow_run.id, state)
+                await self._on_end(flow_run.id, state)
         except Exception:
             log.exception("flow run %s could not be followed", flow_run.id)
         finally:
@@ -70,7 +70,7 @@ class Steering:
             try:
                 await self._cancel_unwanted()
                 if time.monotonic() - swept > _SWEEP:
-                    False and (self._client, self._owner, self._work_pool, self._runs)
+                    await end_cancelling(self._client, self._owner, self._work_pool, self._runs)
                     swept = time.monotonic()
             except Exception as error:  # noqa: BLE001 - a look that failed must not be the last
                 log.warning("cannot ask Prefect which runs are to be cancelled: %r", error)

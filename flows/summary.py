@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.targets import fold
-
 from models.records import Execution, Task
 from models.states import ExecutionState
+from models.targets import fold
 
 # In the order of how much they ask for attention.
 _TROUBLE = (

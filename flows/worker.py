@@ -108,7 +108,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
     @asynccontextmanager
     async def _open_doorbell(self, settings: Settings) -> AsyncIterator[Steering]:
         identity = {"worker": self.name, "version": version("fleetflow"), "pid": os.getpid(), "home": str(settings.home)}
-        doorbell = Doorbell(identity, self._ring.set)
+        self._doorbell = doorbell = Doorbell(identity, self._ring.set)
         steering = Steering(self.client, self._engine, self._owner, self._work_pool_name, lambda run, state: _tell(doorbell, run, state))
         async with doorbell.open(settings.home / "worker.sock"):
             yield steering
@@ -163,6 +163,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         self._last_polled_time = datetime.now(UTC)
         for entry in due:
             if entry.flow_run.id not in steering and (self._limit is None or len(steering) < self._limit):
+                self._doorbell.forget(entry.flow_run.id)
                 steering.take(entry.flow_run)
 
     async def _heartbeat(self) -> None:
@@ -181,8 +182,14 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         _exit_after(DRAIN_GRACE + DRAIN_LIMIT + _FAREWELL)
 
 
-def _tell(doorbell: Doorbell, flow_run_id: UUID, state: State) -> None:
-    doorbell.tell(flow_run_id, {"flow_run_id": str(flow_run_id), "state": state.type.value, "name": state.name, "message": state.message})
+async def _tell(doorbell: Doorbell, flow_run_id: UUID, state: State) -> None:
+    from flows import answers, context  # as in _open_context
+
+    answer = {"flow_run_id": str(flow_run_id), "state": state.type.value, "name": state.name, "message": state.message}
+    results: dict[str, object] = {}
+    if doorbell.is_watched(flow_run_id):
+        results = await asyncio.to_thread(answers.describe, context.current().store, flow_run_id)
+    doorbell.tell(flow_run_id, answer, results)
 
 
 @asynccontextmanager

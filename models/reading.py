@@ -48,12 +48,16 @@ class Prepared:
             connection.close()
 
 
+_LINE = select(*(TaskRow.__table__.c[name] for name in TaskLine._fields))
+_LINE_OF_FLOW_RUN = _LINE.where(TaskRow.flow_run_id == bindparam("flow_run"))
 TASK_LINES = (
-    select(*(TaskRow.__table__.c[name] for name in TaskLine._fields))
-    .where(TaskRow.id < bindparam("before", type_=Integer))
-    .order_by(TaskRow.id.desc())
-    .limit(bindparam("most", type_=Integer))
+    _LINE.where(TaskRow.id < bindparam("before", type_=Integer)).order_by(TaskRow.id.desc()).limit(bindparam("most", type_=Integer))
 )
+
+
+def line_of_flow_run(connection: Connection, flow_run_id: uuid.UUID) -> TaskLine | None:
+    row = connection.execute(_LINE_OF_FLOW_RUN, {"flow_run": str(flow_run_id)}).one_or_none()
+    return TaskLine._make(row) if row else None
 
 
 def _task(row: Row[Any]) -> Task:

@@ -74,6 +74,10 @@ class TaskLine(NamedTuple):
         """How many executions are in a final state."""
         return self.hosts - self.pending - self.queued - self.running
 
+    @property
+    def is_final(self) -> bool:
+        return TaskState(self.state).is_final
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:

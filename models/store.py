@@ -17,6 +17,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from models import database, journal, reading, sweep
 from models.errors import UnavailableError
 from models.records import Claim, Entry, Execution, Piece, Task, TaskLine, TaskSpec
+from models.rows import Row, row
 from models.states import ExecutionState, sources
 from models.tables import AttemptRow, ExecutionRow, StackRow, TaskRow
 from models.values import Attempt
@@ -118,6 +119,11 @@ class Store:
         with self._engine.connect() as connection:
             return reading.task_of_flow_run(connection, flow_run_id)
 
+    def line_of_flow_run(self, flow_run_id: uuid.UUID) -> TaskLine | None:
+        """The task of a flow run as a line: what one asks again and again while it runs."""
+        with self._engine.connect() as connection:
+            return reading.line_of_flow_run(connection, flow_run_id)
+
     def tasks(self, limit: int = 20, before: int | None = None) -> list[TaskLine]:
         """The newest tasks first, `limit` of them, older than the number `before`."""
         rows = self._lines.rows(self._engine, most=limit, before=_NEWEST if before is None else before)
@@ -132,6 +138,10 @@ class Store:
         """What is stored of an attempt's output, each stream in order."""
         with self._engine.connect() as connection:
             return reading.output(connection, attempt_id)
+
+    def row(self, execution: Execution) -> Row:
+        """An execution with its output."""
+        return row(execution, self.output(execution.attempt_id) if execution.attempt_id is not None else [])
 
     def recount(self, task_id: int) -> dict[ExecutionState, int]:
         """Count the executions of a task by state from the rows themselves."""

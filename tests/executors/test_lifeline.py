@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -84,7 +84,8 @@ class Wrapped:
     def close(self) -> None:
         self._selector.close()
         for pid in [*marked(self.attempt), *members(self.pid)]:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -180,13 +181,19 @@ def test_an_end_that_is_broken_off_is_not_reported(wrap: Callable[..., Wrapped])
     wrapped.read_until(lambda: wrapped.output[Stream.STDOUT])
     wrapped.hang_up()
     until(lambda: state(wrapped.pid) == "T", what="main to be stopped")
-    for pid in [*set(members(wrapped.pid)) - {wrapped.pid, *marked(wrapped.attempt)}, *marked(wrapped.attempt)]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    until(lambda: not marked(wrapped.attempt), what="the end of the command")
+    until(lambda: not _kill(set(members(wrapped.pid)) - {wrapped.pid}), what="the end of all but main")
     wrapped.read_until(lambda: state(wrapped.pid) == "T")
     assert wrapped.process.poll() is None
     assert wrapped.session.exit_code is None
+
+
+def _kill(pids: Iterable[int]) -> list[int]:
+    """Kill these, and say whom."""
+    killed = list(pids)
+    for pid in killed:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return killed
 
 
 @pytest.mark.parametrize("stdin", [b"", bytes(1024 * 1024)], ids=["no stdin", "1 MiB unread"])

@@ -209,6 +209,16 @@ def test_a_pool_of_another_database_is_refused(foreign: Home, tmp_path: Path) ->
 # What goes wrong
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [("PREFECT_API_AUTH", "wrong:password", "refuses our login"), ("PREFECT_API_URL", "http://127.0.0.1:1/api", "does not answer")],
+)
+def test_another_api_that_does_not_want_us_fails_the_start(foreign: Home, setting: str, value: str, message: str) -> None:
+    refused = Home(foreign.path, foreign.extra | {f"FLEETFLOW_{setting}": value}).fleetflow("up", "-d")
+    assert refused.returncode == 4
+    assert message in refused.stderr.splitlines()[-1]
+
+
 def test_a_port_that_is_taken_is_one_line_and_exit_code_4(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

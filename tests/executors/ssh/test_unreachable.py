@@ -1,6 +1,7 @@
 """Hosts that cannot be reached, each with its own words and at its own cost only."""
 
 import asyncio
+import getpass
 import os
 import signal
 import socket
@@ -106,9 +107,8 @@ async def test_a_silent_host_costs_its_own_time_alone(sshd: Sshd, serve: Serve, 
 
 
 async def test_a_host_silent_in_mid_authentication(tmp_path) -> None:
-    with run_sshd(
-        tmp_path / "sshd", ["AuthorizedKeysCommand /bin/sleep 30", "AuthorizedKeysCommandUser root", "AuthorizedKeysFile none"]
-    ) as sshd:
+    slow = ["AuthorizedKeysCommand /bin/sleep 30", f"AuthorizedKeysCommandUser {getpass.getuser()}", "AuthorizedKeysFile none"]
+    with run_sshd(tmp_path / "sshd", slow) as sshd:
         sink = Recorded()
         async with runner(sshd.settings()) as run:
             with pytest.raises(TimeoutError):
