@@ -137,11 +137,12 @@ ff_tell() {
 # A job in the background has /dev/null as stdin before its own redirections are made: so the lifeline moves to 3.
 trap '' HUP INT QUIT USR1 USR2 TERM ALRM PIPE
 exec 3<&0 4>&2 </dev/null 2>/dev/null
-ff_watcher= ff_over= ff_sleep= ff_reader=
+ff_line= ff_watcher= ff_over= ff_sleep= ff_reader=
 [ -z "$ff_cwd" ] || CDPATH= cd -- "$ff_cwd" >&2 || ff_refuse cwd
 ff_prepare
 ff_say ready
-read -r ff_line <&3 && [ "$ff_line" = go ] || exit 1
+# Beats may come before the start.
+until [ "$ff_line" = go ]; do read -r ff_line <&3 && [ -z "${ff_line#go}" ] || exit 1; done
 ff_watch 4>&- >&2 &
 ff_job=$!
 # In the foreground: in the background the command would start with INT and QUIT ignored.

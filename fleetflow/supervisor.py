@@ -155,7 +155,11 @@ class Supervisor:
         child.popen = child.process = None
         if not self._ready and code in {2, 4}:
             time.sleep(_TICK)  # its last line may still be on its way
-            self._write(phase=Phase.FAILED, error=child.last.text or f"{child.name} ended with exit code {code}", exit_code=code)
+            self._write(
+                phase=Phase.FAILED,
+                error=child.last.text.removeprefix("fleetflow worker: ") or f"{child.name} ended with exit code {code}",
+                exit_code=code,
+            )
             return
         if time.monotonic() - child.started_at > _LONGEST_WAIT:
             child.wait = _FIRST_WAIT

@@ -175,15 +175,16 @@ class Contract:
             await run("true", env={name: "x"})
 
     async def test_a_secret_is_sent_and_in_no_argument_list(self, run: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setenv("FLEETFLOW_SECRET_TOKEN", "canary-value")
+        canary = uuid.uuid4().hex
+        monkeypatch.setenv("FLEETFLOW_SECRET_TOKEN", canary)
         sink = Collector()
-        script = f'printf %s "$TOKEN"; : canary-script; touch {tmp_path}/up; until [ -e {tmp_path}/go ]; do sleep 0.05; done'
-        async with run.background(script, sink, env={"TOKEN": "secret:TOKEN"}, stdin=b"canary-stdin") as task:
+        script = f'printf %s "$TOKEN"; : {canary}; touch {tmp_path}/up; until [ -e {tmp_path}/go ]; do sleep 0.05; done'
+        async with run.background(script, sink, env={"TOKEN": "secret:TOKEN"}, stdin=canary.encode()) as task:
             await until((tmp_path / "up").exists)
-            assert not [line for line in _command_lines() if b"canary" in line]
+            assert not [line for line in _command_lines() if canary.encode() in line]
             (tmp_path / "go").touch()
             assert (await task).exit_code == 0
-        assert sink.stdout == b"canary-value"
+        assert sink.stdout == canary.encode()
 
     async def test_a_missing_secret_starts_nothing(self, run: Runner) -> None:
         sink = Collector()

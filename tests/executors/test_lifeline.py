@@ -138,9 +138,18 @@ def test_a_lifeline_that_ends_before_go_leaves_nothing(wrap: Callable[..., Wrapp
 
 def test_anything_but_go_starts_nothing(wrap: Callable[..., Wrapped], tmp_path: Path) -> None:
     wrapped = wrap(f"touch {tmp_path}/ran").prepare()
-    wrapped.send(BEAT)
+    wrapped.send(b"stop\n")
     assert wrapped.process.wait(timeout=10) != 0
     assert not (tmp_path / "ran").exists()
+
+
+def test_beats_before_go_start_nothing_and_harm_nothing(wrap: Callable[..., Wrapped], tmp_path: Path) -> None:
+    wrapped = wrap(f"touch {tmp_path}/ran").prepare()
+    wrapped.send(BEAT * 3)
+    assert not (tmp_path / "ran").exists()
+    wrapped.send(BEAT + GO)
+    assert wrapped.read_to_the_end() == 0
+    assert (tmp_path / "ran").exists()
 
 
 def test_the_noise_of_a_profile_is_cut_on_both_streams(wrap: Callable[..., Wrapped], sh: str) -> None:

@@ -10,10 +10,12 @@ from flows.doorbell import Doorbell
 
 async def _ask(path: Path, request: object) -> dict[str, object]:
     reader, writer = await asyncio.open_unix_connection(path)
-    writer.write(json.dumps(request).encode() + b"\n")
-    answer: dict[str, object] = json.loads(await asyncio.wait_for(reader.readline(), 5))
-    writer.close()
-    return answer
+    try:
+        writer.write(json.dumps(request).encode() + b"\n")
+        answer: dict[str, object] = json.loads(await asyncio.wait_for(reader.readline(), 5))
+        return answer
+    finally:
+        writer.close()
 
 
 async def test_a_watch_rings_and_is_answered_at_the_end(tmp_path: Path) -> None:
@@ -55,3 +57,4 @@ async def test_only_so_many_ends_are_remembered(tmp_path: Path) -> None:
         asking = asyncio.create_task(_ask(tmp_path / "socket", {"watch": str(first)}))
         await asyncio.wait_for(rung.wait(), 5)  # it is treated as one that may still come
         asking.cancel()
+        await asyncio.wait([asking])

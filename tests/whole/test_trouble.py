@@ -153,16 +153,16 @@ def _stop_session(sshd: Sshd, address: str) -> list[int]:
     pattern = address.encode()
 
     def found() -> list[int]:
-        pids = []
-        for pid in sshd.sessions():
-            for process in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                with suppress(OSError):
-                    if pattern in Path(f"/proc/{process}/environ").read_bytes():
-                        pids.append(pid)
-        return pids
+        return [pid for pid in sshd.sessions() if any(pattern in environ for environ in _environs_below(pid))]
 
     pids = until(found, 20, "the command on the host to be stopped")
     time.sleep(1)  # what it printed is on its way; the moment of the stop is the test's to choose
-    for pid in set(pids):
+    for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    return list(set(pids))
+    return pids
+
+
+def _environs_below(pid: int) -> Iterator[bytes]:
+    with suppress(OSError):  # it has ended meanwhile
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield Path(f"/proc/{child}/environ").read_bytes()

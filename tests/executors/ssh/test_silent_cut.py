@@ -1,0 +1,104 @@
+"""A network that is cut without a word: the host ends the command by itself, since no beat comes any more."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.executors.ssh.running import Recorded, runner
+from tests.programs import need
+from tests.servers.sshd import Sshd, end_tree
+from tests.stacks import marked, new_word
+from tests.until import until
+
+HERE, THERE = "192.0.2.1", "192.0.2.2"  # for documentation (RFC 5737): routed nowhere, and here in namespaces of our own alone
+BEAT_TIMEOUT, GRACE = 3.0, 1.0
+TREE = "trap '' TERM; setsid sleep 300 & nohup sleep 300 >/dev/null 2>&1 & (sleep 300 & sleep 300) & sleep 300"
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run([need("ip"), *arguments], check=True, capture_output=True)
+
+
+@contextmanager
+def _two_namespaces() -> Iterator[tuple[str, str]]:
+    """Two machines, as far as the network goes, with a cable between them."""
+    here, there = f"ff-here-{os.getpid()}", f"ff-there-{os.getpid()}"
+    try:
+        _ip("netns", "add", here)
+        _ip("netns", "add", there)
+        _ip("link", "add", "cable0", "netns", here, "type", "veth", "peer", "name", "cable1", "netns", there)
+        for space, device, address in ((here, "cable0", HERE), (there, "cable1", THERE)):
+            _ip("-n", space, "address", "add", f"{address}/24", "dev", device)
+            _ip("-n", space, "link", "set", device, "up")
+            _ip("-n", space, "link", "set", "lo", "up")
+        yield here, there
+    finally:
+        for space in (here, there):
+            with suppress(subprocess.CalledProcessError):
+                _ip("netns", "delete", space)
+
+
+@pytest.fixture
+def namespaces() -> Iterator[tuple[str, str]]:
+    if os.geteuid() != 0:
+        if os.environ.get("CI"):
+            pytest.fail("network namespaces need root")
+        pytest.skip("network namespaces need root")
+    with _two_namespaces() as spaces:
+        yield spaces
+
+
+def test_a_silent_cut_ends_the_command_within_beat_timeout_and_grace(sshd: Sshd, namespaces: tuple[str, str]) -> None:
+    here, there = namespaces
+    word = new_word()
+    server = subprocess.Popen(
+        [need("ip"), "netns", "exec", there, need("sshd"), "-D", "-f", str(sshd.folder / "sshd_config"), "-o", "PidFile=none"]
+    )
+    client = subprocess.Popen(
+        [
+            need("ip"),
+            "netns",
+            "exec",
+            here,
+            sys.executable,
+            "-m",
+            "tests.executors.ssh.test_silent_cut",
+            word,
+            str(sshd.port),
+            str(sshd.folder),
+        ],
+        cwd=Path(__file__).parents[3],
+    )
+    try:
+        until(lambda: len(marked(word)) >= 5, 30, "the command to run")
+        time.sleep(2 * BEAT_TIMEOUT)  # beats keep it alive
+        assert len(marked(word)) >= 5
+        _ip("-n", here, "link", "set", "cable0", "down")
+        cut = time.monotonic()
+        until(lambda: not marked(word), BEAT_TIMEOUT + GRACE + 5, "the end of the command")
+        assert time.monotonic() - cut > BEAT_TIMEOUT / 2, "it was the silence that ended it"
+        assert client.poll() is None, "the client knows of nothing yet"
+    finally:
+        end_tree(client)
+        end_tree(server)
+
+
+async def _run(word: str, port: int, folder: Path) -> None:
+    """What happens in the namespace of the client: the executor, as a worker uses it."""
+    sshd = Sshd(folder, port, None, {}, folder / "id_ed25519")  # type: ignore[arg-type]  # it runs in the other namespace
+    async with runner(sshd.settings(beat_timeout=BEAT_TIMEOUT, grace=GRACE)) as run:
+        for _ in range(100):
+            with suppress(Exception):  # its sshd may not listen yet
+                await run(sshd.host(address=THERE), TREE, Recorded(), env={"WORD": word})
+            await asyncio.sleep(0.1)
+
+
+if __name__ == "__main__":
+    asyncio.run(_run(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))
