@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from fleetflow.hostlists import HostList
+from fleetflow.hostlist import HostList
 from models.ranges import RangeError, expand
 
 _FIELDS = {

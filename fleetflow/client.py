@@ -9,9 +9,10 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from models.errors import UnavailableError
+from models.poolmark import database_of
 
 DEPLOYMENT = "run-command/fleet"
 _PATIENCE = 30.0  # seconds that a server which answers "busy" or nothing is asked again
@@ -51,11 +52,20 @@ class Prefect:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._connection.close()
 
-    def run_deployment(self, name: str, parameters: dict[str, Any], key: str) -> FlowRun:
-        """Create a flow run; the same `key` gives the same run. Raises `UnavailableError`."""
-        deployment = self._call("GET", f"/deployments/name/{name}")
-        if deployment is None:
+    def deployment(self, name: str) -> dict[str, Any]:
+        """A deployment as the API shows it; raises `UnavailableError` when there is none."""
+        found: dict[str, Any] | None = self._call("GET", f"/deployments/name/{name}")
+        if found is None:
             raise UnavailableError(f"Prefect at {self.api_url}", f"has no deployment {name}; `fleetflow up` makes it")
+        return found
+
+    def database_of(self, deployment: dict[str, Any]) -> str | None:
+        """The UUID of the database that the worker of a deployment uses, where it has said so."""
+        pool = self._call("GET", f"/work_pools/{quote(str(deployment['work_pool_name']), safe='')}")
+        return database_of(pool["description"] or "") if pool else None
+
+    def run(self, deployment: dict[str, Any], parameters: dict[str, Any], key: str) -> FlowRun:
+        """Create a flow run; the same `key` gives the same run. Raises `UnavailableError`."""
         body = {"parameters": parameters, "idempotency_key": key, "state": {"type": "SCHEDULED"}}
         return _flow_run(self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", body))
 

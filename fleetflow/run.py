@@ -12,7 +12,7 @@ from fleetflow.interrupts import Interrupts
 from fleetflow.results import Printer
 from fleetflow.text import inert
 from models import commands
-from models.errors import UsageError
+from models.errors import UnavailableError, UsageError
 from models.settings import Settings
 from models.values import Command, ExecutorKind, HostKeyPolicy
 
@@ -114,11 +114,27 @@ def _send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, w
 
     endpoint = stack.ensure_stack(settings)
     with Prefect(endpoint.api_url, endpoint.auth) as prefect, Interrupts() as interrupts:
-        run = prefect.run_deployment(DEPLOYMENT, parameters, key=f"fleetflow-{uuid.uuid4()}")
+        deployment = prefect.deployment(DEPLOYMENT)
+        if settings.prefect_api_url:
+            _check_database(settings, prefect.database_of(deployment))
+        run = prefect.run(deployment, parameters, key=f"fleetflow-{uuid.uuid4()}")
         if not wait:
             typer.echo(f"accepted as flow run {run.id} ({run.name}); `fleetflow task list` shows its task", err=True)
             return 0
         return _wait(settings, prefect, run.id, printer, interrupts)
+
+
+def _check_database(settings: Settings, theirs: str | None) -> None:
+    """Raise `UnavailableError` when the worker behind a foreign API keeps its results where we would not find them."""
+    from models.store import Store
+
+    store = Store.open(settings.database)
+    if theirs is not None and theirs != store.identity():
+        raise UnavailableError(
+            f"database {settings.database_shown}",
+            f"is not the one that the worker of {settings.prefect_api_url} uses; set database_url to that",
+        )
+    store.close()
 
 
 def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, printer: Printer, interrupts: Interrupts) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from fleetflow.hostlists import HostList
+from fleetflow.hostlist import HostList
 from models.names import HOST
 from models.sshconfig import Block, Line, literal_names, parse
 from models.wildcards import lower, matches

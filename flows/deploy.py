@@ -13,8 +13,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 
 from flows.patience import patiently
 from models.errors import UnavailableError
-
-_DATABASE = "fleetflow database "
+from models.poolmark import database_of, describe
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ async def prepare_work_pool(client: PrefectClient, name: str, template: dict[str
     A pool of a foreign API (not `ours`) that names another database is refused with `UnavailableError`: two stacks would
     take each other's runs.
     """
-    description = f"Runs commands on fleets of hosts, inside a warm worker. {_DATABASE}{database}"
+    description = describe(database)
     pool = await _read_pool(client, name) or await _create_pool(client, name, template, description)
     named = database_of(pool.description or "")
     if named == database:
@@ -51,12 +50,6 @@ async def prepare_work_pool(client: PrefectClient, name: str, template: dict[str
     if named and not ours:
         raise UnavailableError(f"work pool {name!r}", f"belongs to the stack with database {named}; name another in FLEETFLOW_WORK_POOL")
     await patiently(lambda: client.update_work_pool(name, WorkPoolUpdate(description=description)))
-
-
-def database_of(description: str) -> str | None:
-    """The UUID of the database that a work pool's description names."""
-    _, found, rest = description.partition(_DATABASE)
-    return rest.split()[0] if found and rest.split() else None
 
 
 async def _read_pool(client: PrefectClient, name: str) -> WorkPool | None:

@@ -7,6 +7,22 @@ import pytest
 from tests.servers.prefect import PrefectServer, run_prefect_server
 from tests.servers.sshd import Sshd, run_sshd
 
+# Files that take a minute or more go first, so that none of them is what everybody waits for at the end.
+_LONG = ("test_leak_tasks.py", "stack", "prefect", "test_stack.py", "test_leaks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a server run one after the other in one process, other files side by side."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_room(item)))
+    items.sort(key=lambda item: _LONG.index(_room(item)) if _room(item) in _LONG else len(_LONG))
+
+
+def _room(item: pytest.Item) -> str:
+    fixtures = getattr(item, "fixturenames", ())
+    shared = next((name for name in ("stack", "prefect_server") if name in fixtures), None)
+    return {"stack": "stack", "prefect_server": "prefect"}.get(shared or "", item.path.name)
+
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:

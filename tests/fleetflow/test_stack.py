@@ -206,6 +206,16 @@ def test_a_pool_of_another_database_is_refused(foreign: Home, tmp_path: Path) ->
     assert not other.state.is_running
 
 
+def test_a_command_line_with_another_database_than_the_worker_sends_nothing(foreign: Home, tmp_path: Path) -> None:
+    assert foreign.fleetflow("up", "-d").returncode == 0
+    other = Home(tmp_path / "other", foreign.extra)
+    assert other.fleetflow("db", "upgrade").returncode == 0
+    refused = other.fleetflow("run", "true", "-t", "localhost")
+    assert refused.returncode == 4
+    assert "is not the one that the worker" in refused.stderr.splitlines()[-1]
+    assert foreign.fleetflow("run", "echo hi", "-t", "localhost").stdout == "localhost: hi\n"
+
+
 # What goes wrong
 
 
