@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleetflow import doorbell
 from fleetflow.client import Prefect
+from fleetflow.results import to_stderr, to_stdout
 from models.errors import UnavailableError
 from models.records import TaskLine
 
@@ -97,6 +98,8 @@ class Lines:
     """Progress for a file or a pipe: a line now and then."""
 
     _EVERY = 5.0  # seconds
+    out = staticmethod(to_stdout)
+    err = staticmethod(to_stderr)
 
     def __init__(self) -> None:
         self._next = time.monotonic() + self._EVERY
@@ -110,7 +113,7 @@ class Lines:
     def show(self, task: TaskLine) -> None:
         if time.monotonic() >= self._next and not task.is_final:
             self._next = time.monotonic() + self._EVERY
-            print(f"task {task.id}: {counts(task)}", file=sys.stderr, flush=True)  # noqa: T201 - this is what it is for
+            self.err(f"task {task.id}: {counts(task)}")
 
 
 class Bar:
@@ -121,18 +124,24 @@ class Bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True, markup=False, highlight=False), transient=True)
-        self._line = self.progress.add_task("waiting for the worker", total=None, counts="")
+        self._console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+        self._progress = Progress(*columns, console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._line = self._progress.add_task("waiting for the worker", total=None, counts="")
+        self.out = self.err if sys.stdout.isatty() else to_stdout
+
+    def err(self, line: str) -> None:
+        """Print above the bar."""
+        self._console.print(line)
 
     def __enter__(self) -> "Bar":
-        self.progress.start()
+        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self._progress.stop()
 
     def show(self, task: TaskLine) -> None:
-        self.progress.update(self._line, description=f"task {task.id}", total=task.hosts, completed=task.done, counts=counts(task))
+        self._progress.update(self._line, description=f"task {task.id}", total=task.hosts, completed=task.done, counts=counts(task))
 
 
 def counts(task: "Task | TaskLine") -> str:

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 Write = Callable[[str], None]
 
 
+def to_stdout(line: str) -> None:
+    typer.echo(line)
+
+
+def to_stderr(line: str) -> None:
+    typer.echo(line, err=True)
+
+
 class Printer:
     """Takes results as hosts end. Folding needs them all: it prints at `finish`."""
 
@@ -22,21 +30,23 @@ class Printer:
         self._fold = fold
         self.as_json = as_json
         self._kept: list[Row] = []
+        self._out: Write = to_stdout
+        self._err: Write = to_stderr
+
+    def go_through(self, out: Write, err: Write) -> None:
+        """Write by these from now on: a progress bar must step aside for each line."""
+        self._out, self._err = out, err
 
     def take(self, row: "Row") -> None:
         if self.as_json:
-            typer.echo(json.dumps(row))
+            self._out(json.dumps(row))
         elif self._fold:
             self._kept.append(row)
         else:
-            print_lines(row, typer.echo, _to_stderr)
+            print_lines(row, self._out, self._err)
 
     def finish(self) -> None:
-        print_folded(self._kept, typer.echo)
-
-
-def _to_stderr(line: str) -> None:
-    typer.echo(line, err=True)
+        print_folded(self._kept, self._out)
 
 
 def print_lines(row: "Row", out: Write, err: Write) -> None:

@@ -153,6 +153,7 @@ def _follow(settings: Settings, prefect: "Prefect", follower: "Follower", printe
 
     store = Store.open(settings.database)
     with _progress(printer) as progress:
+        printer.go_through(progress.out, progress.err)
         task = follower.until_ended(store, printer.take, progress.show, stop=lambda: interrupts.asked)
         if interrupts.asked:
             _cancel(prefect, store, follower, printer)

@@ -1,5 +1,6 @@
 """Servers that several folders of tests share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,11 @@ from tests.servers.sshd import Sshd, run_sshd
 
 # Files that take a minute or more go first, so that none of them is what everybody waits for at the end.
 _LONG = ("test_leak_tasks.py", "stack", "prefect", "test_stack.py", "test_leaks.py")
+
+
+def pytest_configure() -> None:
+    """Take SIGINT as a terminal gives it: a shell's background job ignores it, and so would all that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

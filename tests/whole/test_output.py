@@ -1,11 +1,16 @@
 """What hosts print: kept without loss, shown without harm."""
 
 import base64
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
 from pathlib import Path
 
 from models.values import Stream
-from tests.stacks import Stack
+from tests.stacks import PROGRAM, Stack
 
 MIB = 1024 * 1024
 
@@ -54,10 +59,6 @@ def test_nothing_a_host_prints_reaches_a_terminal_as_it_came(stack: Stack) -> No
 def test_raw_gives_the_bytes_as_they_came_to_a_file(stack: Stack, tmp_path: Path) -> None:
     (row,) = stack.rows("run", "printf 'a\\000\\377\\n'", "-t", "127.5.0.1")
     file = tmp_path / "raw"
-    import subprocess
-
-    from tests.stacks import PROGRAM
-
     with file.open("wb") as out:
         subprocess.run([str(PROGRAM), "task", "output", str(row["task"]), "--raw"], env=stack.environ, stdout=out, check=True, timeout=60)
     assert file.read_bytes() == b"a\0\xff\n"
@@ -87,3 +88,20 @@ def test_50_mib_from_each_of_20_hosts_stay_in_bounds(stack: Stack) -> None:
         assert row["truncated"] == 49 * MIB + len("first\nlast\n")
         assert row["stdout"].startswith("first\ny")
         assert row["stdout"].endswith("ylast\n")
+
+
+def test_on_a_terminal_a_bar_shows_progress_and_steps_aside_for_results(stack: Stack) -> None:
+    ours, theirs = pty.openpty()
+    command = [str(PROGRAM), "run", "printf 'hi\\033[2J\\n'; sleep 3", "-t", "127.5.0.1"]
+    process = subprocess.Popen(command, env=stack.environ | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO is how the end of a terminal looks
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    assert process.wait(timeout=30) == 0
+    assert b"0 of 1 done, 1 running" in shown
+    assert b"\x1b[2J" not in shown
+    plain = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown)
+    assert b"127.5.0.1: hi\\x1b[2J" in re.split(rb"[\r\n]+", plain)

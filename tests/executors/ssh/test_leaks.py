@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+import socket
 import threading
+from collections.abc import Callable
 
+from models.values import Host
 from tests.executors.ssh.running import Runner, runner
 from tests.servers.sshd import Sshd
-
-ROUND = 100
 
 
 def counts() -> tuple[int, int]:
@@ -25,19 +26,35 @@ async def settle(most: tuple[int, int]) -> tuple[int, int]:
     return now
 
 
-async def connect_and_close(run: Runner, sshd: Sshd) -> None:
-    """A round of hosts, each connection idle for a moment and then closed by the pool."""
-    await asyncio.gather(*(run(host, ":") for host in sshd.fleet(ROUND)))
+async def rounds(
+    run: Runner, hosts: list[Host], number: int, after_each: Callable[[], object]
+) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """The counts after a first round, and after each of `number` more: hosts connected, idle for a moment, and closed by the pool."""
+
+    async def one() -> None:
+        await asyncio.gather(*(run(host, ":") for host in hosts))
+
+    await one()
+    warm = counts()
+    samples = []
+    for _ in range(number):
+        await one()
+        after_each()
+        samples.append(await settle(warm))
+    return warm, samples
 
 
 async def test_a_thousand_connections_leave_no_descriptor_and_no_thread(sshd: Sshd) -> None:
     before = counts()
     async with runner(sshd.settings(ssh_connections=1)) as run:
-        await connect_and_close(run, sshd)
-        warm = counts()
-        samples = []
-        for _ in range(9):
-            await connect_and_close(run, sshd)
-            samples.append(await settle(warm))
+        warm, samples = await rounds(run, sshd.fleet(100), 9, lambda: None)
     assert max(samples) <= warm, samples
     assert await settle(before) <= before
+
+
+async def test_a_planted_leak_is_found(sshd: Sshd) -> None:
+    kept: list[socket.socket] = []
+    async with runner(sshd.settings(ssh_connections=1)) as run:
+        warm, samples = await rounds(run, sshd.fleet(5), 1, lambda: kept.append(socket.socket()))
+    kept.pop().close()
+    assert max(samples) > warm
