@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from executors.protocol import Executor, Report
-from models.errors import FleetflowError, LostError, UnreachableError
+from models.errors import FleetflowError, LostError, UnreachableError, UsageError
 from models.records import Outcome
 from models.states import ExecutionState
 from models.values import Attempt, Command, Host, Result, Stream
@@ -32,6 +32,8 @@ async def carry_out(
         return Outcome(state=ExecutionState.UNREACHABLE, error=f"no answer within {first:g} s{gate.waiting_for}")
     except UnreachableError as error:
         return Outcome(state=ExecutionState.UNREACHABLE, error=error.reason)
+    except UsageError as error:  # what no shell can be given, found before anything was sent
+        return Outcome(state=ExecutionState.UNREACHABLE, error=str(error))
     except LostError as error:
         return Outcome(state=ExecutionState.LOST, error=error.reason)
     except FleetflowError:
