@@ -6,6 +6,7 @@ lacks, and serves.
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ def main(lifeline: int) -> None:
     """Serve until a signal comes or the lifeline ends; an error of ours becomes one line and its exit code."""
     setproctitle("fleetflow worker")
     end_with(lifeline)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # what `nohup` and background jobs ignore, the commands of localhost must not
     from models.errors import FleetflowError  # after the lifeline: what follows imports for seconds
 
     try:

@@ -13,8 +13,10 @@ _LONG = ("test_leak_tasks.py", "stack", "prefect", "test_stack.py", "test_leaks.
 
 
 def pytest_configure() -> None:
-    """Take SIGINT as a terminal gives it: a shell's background job ignores it, and so would all that tests start."""
+    """Take signals as a terminal gives them: a shell's background job ignores some, and so would all that tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

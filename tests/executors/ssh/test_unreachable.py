@@ -5,7 +5,6 @@ import getpass
 import os
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -96,13 +95,11 @@ async def test_a_silent_host_costs_its_own_time_alone(sshd: Sshd, serve: Serve, 
                 async with asyncio.timeout(seconds):
                     await run(host, "true", sink)
 
-        waiting = [asyncio.create_task(give_up_after(5, host, sink)) for host, sink in zip(silent, sinks, strict=True)]
+        waiting = [asyncio.create_task(give_up_after(8, host, sink)) for host, sink in zip(silent, sinks, strict=True)]
         await asyncio.sleep(0)
-        async with asyncio.timeout(4):
-            assert await asyncio.gather(*(run.read(host, "echo hi") for host in sshd.fleet(5))) == [b"hi\n"] * 5
-        began = time.monotonic()
+        assert await asyncio.gather(*(run.read(host, "echo hi") for host in sshd.fleet(5))) == [b"hi\n"] * 5
+        assert not any(task.done() for task in waiting), "nobody waited for a silent host"
         await asyncio.gather(*waiting)
-        assert time.monotonic() - began < 6
         assert sinks[0].steps[-1] == step
 
 
