@@ -1,8 +1,12 @@
 # Two commands do everything: `make run` and `make test`. Each first makes what it needs, and only once.
 SHELL := /bin/sh
 PYTHON ?= python3
-export CMD ?= uname -a
-export TARGET ?= localhost
+CMD ?= uname -a
+TARGET ?= localhost
+# As they were typed: make itself must not read the $ in them.
+override CMD := $(value CMD)
+override TARGET := $(value TARGET)
+export CMD TARGET
 
 # Program:package pairs of Debian and Ubuntu; what is missing is installed where that is allowed.
 TEST_PROGRAMS := sshd:openssh-server ssh:openssh-client ssh-agent:openssh-client dropbear:dropbear-bin dash:dash bash:bash \

@@ -5,14 +5,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleetflow import doorbell
+from fleetflow import doorbell, stack
 from fleetflow.client import Prefect
 from fleetflow.results import to_stderr, to_stdout
 from models.errors import UnavailableError
 from models.records import TaskLine
+from models.settings import Settings
 
 if TYPE_CHECKING:  # importing the store costs a third of a second, which passes while the worker works
     from models.records import Task
@@ -29,14 +29,15 @@ OnProgress = Callable[[TaskLine], None]
 class Follower:
     """Follows one flow run; may be asked again after an interruption, and then goes on where it was."""
 
-    def __init__(self, prefect: Prefect, flow_run_id: uuid.UUID, home: Path) -> None:
+    def __init__(self, settings: Settings, prefect: Prefect, flow_run_id: uuid.UUID) -> None:
         self.flow_run_id = flow_run_id
+        self._settings = settings
         self._prefect = prefect
         self._over = threading.Event()  # the flow run has ended
         self._answer: dict[str, Any] = {}
         self._seen: set[int] = set()  # executions that have been told
         self._last: TaskLine | None = None
-        threading.Thread(target=self._listen, args=(home,), daemon=True).start()
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def ended_at_once(self, seconds: float, on_ended: OnEnded) -> TaskLine | None:
         """The task, when it ends within `seconds` and its results came with the worker's word: no database is opened for it."""
@@ -52,7 +53,7 @@ class Follower:
     ) -> TaskLine | None:
         """Return the ended task, or None when the flow run ended without one. Tells of every host that ends, and of all progress.
 
-        Returns early once `stop` says so. Raises `UnavailableError` when the flow run has been deleted.
+        Returns early once `stop` says so. Raises `UnavailableError` when the flow run has been deleted, or the stack has ended.
         """
         asked = time.monotonic()
         while True:
@@ -78,6 +79,9 @@ class Follower:
                 on_ended(store.row(execution))
 
     def _ask(self) -> None:
+        if stack.is_gone(self._settings):
+            task = f"task {self._last.id}" if self._last else f"flow run {self.flow_run_id}"
+            raise UnavailableError("the local stack", f"has ended before {task}; `fleetflow up` starts it again, and ends what it left")
         try:
             found = self._prefect.flow_run(self.flow_run_id)
         except UnavailableError:
@@ -87,8 +91,8 @@ class Follower:
         if found.is_final:
             self._over.set()
 
-    def _listen(self, home: Path) -> None:
-        answer = doorbell.watch(home, self.flow_run_id)
+    def _listen(self) -> None:
+        answer = doorbell.watch(self._settings.home, self.flow_run_id)
         if answer is not None:  # else there is no worker on this machine, and Prefect is asked instead
             self._answer = answer
             self._over.set()

@@ -15,6 +15,8 @@ from models.ranges import RangeError, expand, split
 def read(path: Path, format_: Format, groups: Iterable[str] = ()) -> HostList:
     """Read a file; raises `UsageError` with its line."""
     text = _text(path)
+    if format_ is Format.GUESS and re.search(r"^(---|[\w.-]+:\s*$)", text, re.MULTILINE):
+        raise UsageError(f"{path}: looks like YAML; of Ansible's inventories only the INI form is read")
     format_ = _guess(text) if format_ is Format.GUESS else format_
     found = HostList(path, format_)
     readers = {Format.SSH: sshhosts.read, Format.HOSTS: _read_hosts, Format.ANSIBLE: ansible.read, Format.LIST: _read_list}

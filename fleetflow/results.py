@@ -1,6 +1,8 @@
 """Prints results: JSON lines, lines behind their host's name, or equal results folded together."""
 
 import json
+import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -16,7 +18,11 @@ Write = Callable[[str], None]
 
 
 def to_stdout(line: str) -> None:
-    typer.echo(line)
+    """Print a line. A reader that has had enough (`| head -1`) takes nothing from the task, nor from our exit code."""
+    try:
+        typer.echo(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def to_stderr(line: str) -> None:
@@ -68,7 +74,7 @@ def print_folded(rows: Iterable["Row"], out: Write) -> None:
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in rows:
         problem = trouble(row)
-        key = (*lines(row["stdout"]), *lines(row["stderr"]), *((f"[{problem}]",) if problem else ()))
+        key = (*lines(row["stdout"]), *lines(row["stderr"]), *((f"[{problem}]",) if problem else ())) or ("[no output]",)
         groups[key].append(row["host"])
     for key, hosts in sorted(groups.items(), key=lambda group: -len(group[1])):
         label = f"{inert(fold(hosts))} ({len(hosts)})" if len(hosts) > 1 else inert(hosts[0])
@@ -84,7 +90,10 @@ def trouble(row: "Row") -> str | None:
         return None
     if code is not None:
         return f"failed: exit code {code}{_signal(code)}"
-    return f"{row['state']}: {inert(row['error'])}" if row["error"] else str(row["state"])
+    state, error = str(row["state"]), inert(row["error"] or "")
+    if error.startswith(state.replace("_", " ")):
+        return error
+    return f"{state}: {error}" if error else state
 
 
 def _signal(code: int) -> str:

@@ -1,5 +1,6 @@
 """`fleetflow run`: sends one command to the hosts of a target, follows it, and shows what came."""
 
+import json
 import sys
 import uuid
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from fleetflow import stack
 from fleetflow.interrupts import Interrupts
-from fleetflow.results import Printer
+from fleetflow.results import Printer, to_stderr, to_stdout
 from fleetflow.text import inert
 from models import commands
 from models.errors import UnavailableError, UsageError
@@ -119,7 +120,8 @@ def _send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, w
             _check_database(settings, prefect.database_of(deployment))
         run = prefect.run(deployment, parameters, key=f"fleetflow-{uuid.uuid4()}")
         if not wait:
-            typer.echo(f"accepted as flow run {run.id} ({run.name}); `fleetflow task list` shows its task", err=True)
+            row = json.dumps({"flow_run": str(run.id), "name": run.name})
+            to_stdout(row if printer.as_json else f"accepted as flow run {run.id}; `fleetflow task show {run.id}` shows how it goes")
             return 0
         return _wait(settings, prefect, run.id, printer, interrupts)
 
@@ -140,12 +142,12 @@ def _check_database(settings: Settings, theirs: str | None) -> None:
 def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, printer: Printer, interrupts: Interrupts) -> int:
     from fleetflow.follow import Follower
 
-    follower = Follower(prefect, flow_run_id, settings.home)
+    follower = Follower(settings, prefect, flow_run_id)
     task = follower.ended_at_once(_AT_ONCE, printer.take) or _follow(settings, prefect, follower, printer, interrupts)
     printer.finish()
     if interrupts.asked:
-        return 130
-    return _refused(prefect, flow_run_id) if task is None else _conclude(task)
+        return interrupts.exit_code
+    return _refused(prefect, flow_run_id) if task is None else _conclude(task, quiet=printer.as_json)
 
 
 def _follow(settings: Settings, prefect: "Prefect", follower: "Follower", printer: Printer, interrupts: Interrupts) -> "TaskLine | None":
@@ -154,7 +156,7 @@ def _follow(settings: Settings, prefect: "Prefect", follower: "Follower", printe
     store = Store.open(settings.database)
     with _progress(printer) as progress:
         printer.go_through(progress.out, progress.err)
-        task = follower.until_ended(store, printer.take, progress.show, stop=lambda: interrupts.asked)
+        task = follower.until_ended(store, printer.take, progress.show, stop=lambda: bool(interrupts.asked))
         if interrupts.asked:
             _cancel(prefect, store, follower, printer)
     return task
@@ -171,12 +173,12 @@ def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: P
         typer.echo(f"left {name} while it is being canceled; `fleetflow task list` shows how it ends", err=True)
 
 
-def _conclude(task: "TaskLine") -> int:
-    if task.state == "succeeded":
-        return 0
-    reason = f" ({inert(task.reason)})" if task.reason else ""
-    typer.echo(f"task {task.id} {task.state}: {task.succeeded} of {task.hosts} hosts succeeded{reason}", err=True)
-    return 1
+def _conclude(task: "TaskLine", *, quiet: bool) -> int:
+    succeeded = task.state == "succeeded"
+    if not (quiet and succeeded):
+        reason = f" ({inert(task.reason)})" if task.reason else ""
+        to_stderr(f"task {task.id} {task.state}: {task.succeeded} of {task.hosts} hosts succeeded{reason}")
+    return 0 if succeeded else 1
 
 
 def _refused(prefect: "Prefect", flow_run_id: uuid.UUID) -> int:

@@ -52,9 +52,10 @@ def ensure_stack(settings: Settings) -> Endpoint:
     return _endpoint(settings, state.api_url)
 
 
-def worker_socket(home: Path) -> Path:
-    """The socket on which the worker of `home` listens."""
-    return home / "worker.sock"
+def is_gone(settings: Settings) -> bool:
+    """Whether the local stack has ended, so that nobody works on its tasks any more."""
+    state = read_state(settings.home)
+    return not settings.prefect_api_url and (state is None or not state.is_running)
 
 
 def up_command(
@@ -252,6 +253,8 @@ def _kill(state: StackState) -> None:
 
 def _show(settings: Settings, state: StackState) -> None:
     login = read_auth(settings.home)
+    if state.phase is not Phase.READY:
+        typer.echo(f"the stack is {state.phase}")
     if state.foreign:
         typer.echo(f"Prefect  {state.api_url} (not ours; set by prefect_api_url)")
     else:
@@ -259,7 +262,9 @@ def _show(settings: Settings, state: StackState) -> None:
         typer.echo(f"log in   {login} (the whole line, user and password; it is kept in {settings.home / 'prefect.auth'})")
     for name, process in state.living().items():
         restarts = state.restarts.get(name, 0)
-        typer.echo(f"{name:<15}process {process.pid}" + (f", started again {restarts} times" if restarts else ""))
+        typer.echo(
+            f"{name:<15}process {process.pid}" + (f", started again {restarts} {'time' if restarts == 1 else 'times'}" if restarts else "")
+        )
     typer.echo(f"home     {settings.home}")
 
 

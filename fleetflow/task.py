@@ -9,7 +9,7 @@ import typer
 from fleetflow import stack
 from fleetflow.results import Printer
 from fleetflow.text import clock, inert
-from models.errors import UsageError
+from models.errors import NotFoundError, UsageError
 from models.settings import Settings
 
 if TYPE_CHECKING:  # SQLAlchemy costs a third of a second, which `--help` need not pay
@@ -18,8 +18,22 @@ if TYPE_CHECKING:  # SQLAlchemy costs a third of a second, which `--help` need n
 
 app = typer.Typer(help="Tasks: what has run, and what it printed.", no_args_is_help=True, rich_markup_mode=None)
 
-Number = Annotated[int, typer.Argument(help="The task's number.")]
+Name = Annotated[str, typer.Argument(metavar="TASK", help="The task's number, or the id of its flow run.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+def _find(store: "Store", name: str) -> "Task":
+    """The task that a number or a flow run id names; raises `NotFoundError` or `UsageError`."""
+    if name.isdecimal():
+        return store.task(int(name))
+    try:
+        flow_run_id = uuid.UUID(name)
+    except ValueError:
+        raise UsageError(f"task {name!r}: give its number, or the id of its flow run") from None
+    found = store.task_of_flow_run(flow_run_id)
+    if found is None:
+        raise NotFoundError("task", f"of flow run {flow_run_id} (yet)")
+    return found
 
 
 def _open() -> "Store":
@@ -56,12 +70,13 @@ def _task_row(task: "TaskLine") -> dict[str, Any]:
 
 
 @app.command()
-def show(number: Number, as_json: Json = False) -> None:
+def show(name: Name, as_json: Json = False) -> None:
     """Show a task and how each host stands."""
     from models.rows import row_without_output
 
     store = _open()
-    task, executions = store.task(number), store.executions(number)
+    task = _find(store, name)
+    executions = store.executions(task.id)
     if as_json:
         for execution in executions:
             typer.echo(json.dumps(row_without_output(execution)))
@@ -94,7 +109,7 @@ def _execution_line(execution: "Execution") -> str:
 
 @app.command()
 def output(
-    number: Number,
+    name: Name,
     host: Annotated[str | None, typer.Option("--host", "-H", help="Only this host, as the target named it.")] = None,
     fold: Annotated[bool, typer.Option("--fold", "-b", help="Show equal outputs together.")] = False,
     raw: Annotated[bool, typer.Option(help="The bytes of one host's stdout as they came; not for a terminal.")] = False,
@@ -102,8 +117,7 @@ def output(
 ) -> None:
     """Show what the hosts of a task printed."""
     store = _open()
-    store.task(number)
-    executions = store.executions(number, host)
+    executions = store.executions(_find(store, name).id, host)
     if raw:
         _write_raw(store, executions)
         return
@@ -129,23 +143,23 @@ def _write_raw(store: "Store", executions: "list[Execution]") -> None:
 
 
 @app.command()
-def cancel(number: Number, no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it has ended.")] = False) -> None:
+def cancel(name: Name, no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it has ended.")] = False) -> None:
     """End a task: its commands are ended on their hosts, what has not started never will."""
     from fleetflow.client import Prefect
     from fleetflow.follow import Follower
 
     settings = Settings.load()
     store = _open()
-    task = store.task(number)
+    task = _find(store, name)
     if task.state.is_final:
-        typer.echo(f"task {number} has ended already: {task.state}", err=True)
+        typer.echo(f"task {task.id} has ended already: {task.state}", err=True)
         return
     if task.flow_run_id is None:
-        raise UsageError(f"task {number} belongs to no flow run")
+        raise UsageError(f"task {task.id} belongs to no flow run")
     endpoint = stack.ensure_stack(settings)
     with Prefect(endpoint.api_url, endpoint.auth) as prefect:
         prefect.cancel(task.flow_run_id)
         if no_wait:
             return
-        ended = Follower(prefect, task.flow_run_id, settings.home).until_ended(store, lambda _: None, lambda _: None)
-    typer.echo(f"task {number} {ended.state if ended else 'ended'}", err=True)
+        ended = Follower(settings, prefect, task.flow_run_id).until_ended(store, lambda _: None, lambda _: None)
+    typer.echo(f"task {task.id} {ended.state if ended else 'ended'}", err=True)

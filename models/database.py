@@ -11,11 +11,12 @@ from sqlalchemy.exc import ArgumentError, DatabaseError
 from models.errors import DatabaseVersionError, SettingsError, UnavailableError
 from models.tables import VERSION
 
+_EMPTY = "holds nothing yet; the first `fleetflow run` makes it, or `fleetflow db upgrade`"
 _BUSY_TIMEOUT = 30_000  # milliseconds another writer may take
 
 
-def connect(url: str, *, cache_kib: int = 8192) -> Engine:
-    """An engine for `url`. Writers ask for `execution_options(write=True)`, so that SQLite locks at BEGIN and not in the middle."""
+def connect(url: str, *, cache_kib: int = 8192, create: bool = False) -> Engine:
+    """An engine for `url`; a SQLite file that is missing is created only when asked for. Writers ask for `execution_options(write=True)`, so that SQLite locks at BEGIN and not in the middle."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -23,14 +24,18 @@ def connect(url: str, *, cache_kib: int = 8192) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed)
     if parsed.database:
-        _create_private(Path(parsed.database))
+        _find(Path(parsed.database), create=create)
     engine = create_engine(parsed)
     event.listen(engine, "connect", lambda raw, _: _configure(raw, cache_kib))
     event.listen(engine, "begin", _begin)
     return engine
 
 
-def _create_private(path: Path) -> None:
+def _find(path: Path, *, create: bool) -> None:
+    if not create:
+        if not path.exists():
+            raise UnavailableError(f"database {path}", _EMPTY)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -59,7 +64,7 @@ def upgrade(url: str) -> str:
     """Bring the database at `url` to this program's version, creating it when it is new; returns that version."""
     from alembic import command, config  # a quarter of a second that only an upgrade needs
 
-    engine = connect(url)
+    engine = connect(url, create=True)
     try:
         found = _version(engine)
         _refuse_newer(engine, found)
@@ -76,6 +81,8 @@ def check_version(engine: Engine) -> None:
     """Raise `DatabaseVersionError` unless the tables are of this program's version."""
     found = _version(engine)
     _refuse_newer(engine, found)
+    if found is None:
+        raise UnavailableError(f"database {_name(engine)}", _EMPTY)
     if found != VERSION:
         raise DatabaseVersionError(_name(engine), found, VERSION, newer=False)
 

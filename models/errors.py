@@ -81,16 +81,18 @@ class SecretError(UsageError):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"secret {name!r} is not set; set FLEETFLOW_SECRET_{name} in the worker's environment")
+        super().__init__(
+            f"secret {name!r} is not set; set FLEETFLOW_SECRET_{name} where the worker starts (`fleetflow down`, then `fleetflow up -d`)"
+        )
 
 
 class NotFoundError(UsageError, LookupError):
     """Something asked for by number or name that does not exist."""
 
-    def __init__(self, kind: str, name: object) -> None:
+    def __init__(self, kind: str, name: object, *, look: str | None = None) -> None:
         self.kind = kind
         self.name = name
-        super().__init__(f"no {kind} {name}; `fleetflow {kind} list` shows what there is")
+        super().__init__(f"no {kind} {name}; `fleetflow {look or f'{kind} list'}` shows what there is")
 
 
 class NoHostsError(FleetflowError):

@@ -101,7 +101,7 @@ def executions(connection: Connection, task_id: int, host: str | None) -> list[E
     query = _EXECUTION.where(ExecutionRow.task_id == task_id)
     rows = connection.execute(query if host is None else query.where(ExecutionRow.host == host)).all()
     if host is not None and not rows:
-        raise NotFoundError("host", f"{host} in task {task_id}")
+        raise NotFoundError("host", f"{host} in task {task_id}", look=f"task show {task_id}")
     return [_execution(row) for row in rows]
 
 

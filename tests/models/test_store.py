@@ -273,8 +273,12 @@ def test_a_database_of_a_newer_version_is_left_alone(store: Store, url: str) -> 
             call(url)
 
 
-def test_an_empty_database_asks_for_an_upgrade(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseVersionError, match="fleetflow db upgrade"):
+def test_a_database_that_is_not_there_yet_is_not_made_by_looking(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="holds nothing yet"):
+        Store.open(f"sqlite:///{tmp_path / 'none.db'}")
+    assert not (tmp_path / "none.db").exists()
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(UnavailableError, match="holds nothing yet"):
         Store.open(f"sqlite:///{tmp_path / 'empty.db'}")
 
 

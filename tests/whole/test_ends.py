@@ -97,6 +97,17 @@ def test_after_kill_9_of_the_worker_nothing_runs_on_and_nothing_shows_running(st
     assert stack("run", "echo again", "-t", "127.4.0.1").stdout == "127.4.0.1: again\n", "the new worker takes new runs"
 
 
+def test_a_terminated_command_line_cancels_too(stack: Stack) -> None:
+    word = new_word()
+    process = stack.start("run", "sleep 300", "-t", "127.4.0.1", "--env", f"WORD={word}")
+    until(lambda: marked(word), 30)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert marked(word) == []
+    assert stack.newest().state is TaskState.CANCELED
+
+
 def test_a_retried_flow_run_goes_on_with_its_task_and_runs_only_what_never_started(stack: Stack) -> None:
     word = new_word()
     run = stack.create_run(command="echo $SSH_CONNECTION; sleep 300", target="127.4.1.[1-4]", forks=2, env=[f"WORD={word}"])
@@ -117,3 +128,18 @@ def test_a_retried_flow_run_goes_on_with_its_task_and_runs_only_what_never_start
     assert {host for host, execution in executions.items() if execution.attempt == 1} == started
     assert all(execution.started_at is not None for execution in executions.values())
     store.close()
+
+
+def test_a_run_does_not_wait_for_a_stack_that_has_ended(stack: Stack) -> None:
+    word = new_word()
+    process = stack.start("run", "sleep 300", "-t", "127.4.0.1,localhost", "--env", f"WORD={word}")
+    until(lambda: len(marked(word)) >= 2, 30)
+    os.kill(stack.status["processes"]["supervisor"], signal.SIGKILL)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 4
+    number = stack.newest().id
+    assert f"the local stack: has ended before task {number}" in err.decode()
+    _gone(word)
+    assert stack("up", "-d").returncode == 0
+    ended = stack.newest()
+    assert (ended.id, ended.state, ended.counts[ExecutionState.LOST]) == (number, TaskState.FAILED, 2)

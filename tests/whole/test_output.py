@@ -7,10 +7,13 @@ import os
 import pty
 import re
 import subprocess
+import uuid
 from pathlib import Path
 
+from models.states import ExecutionState
 from models.values import Stream
 from tests.stacks import PROGRAM, Stack
+from tests.until import until
 
 MIB = 1024 * 1024
 
@@ -62,6 +65,21 @@ def test_raw_gives_the_bytes_as_they_came_to_a_file(stack: Stack, tmp_path: Path
     with file.open("wb") as out:
         subprocess.run([str(PROGRAM), "task", "output", str(row["task"]), "--raw"], env=stack.environ, stdout=out, check=True, timeout=60)
     assert file.read_bytes() == b"a\0\xff\n"
+
+
+def test_a_reader_that_has_had_enough_changes_nothing(stack: Stack) -> None:
+    command = f"{PROGRAM} run 'seq 3' -t '127.5.1.[1-19]' | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], env=stack.environ, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert stack.newest().counts[ExecutionState.SUCCEEDED] == 19
+
+
+def test_a_task_is_found_by_its_flow_run_too(stack: Stack) -> None:
+    (accepted,) = stack.rows("run", "echo hi", "-t", "127.5.0.1", "--no-wait")
+    until(lambda: stack("task", "show", accepted["flow_run"]).returncode == 0, 20)
+    assert stack.newest().flow_run_id == uuid.UUID(accepted["flow_run"])
+    assert "give its number" in stack("task", "show", "mine").stderr
 
 
 def test_equal_outputs_fold_under_one_label(stack: Stack) -> None:
