@@ -262,9 +262,7 @@ def _show(settings: Settings, state: StackState) -> None:
         typer.echo(f"log in   {login} (the whole line, user and password; it is kept in {settings.home / 'prefect.auth'})")
     for name, process in state.living().items():
         restarts = state.restarts.get(name, 0)
-        typer.echo(
-            f"{name:<15}process {process.pid}" + (f", started again {restarts} {'time' if restarts == 1 else 'times'}" if restarts else "")
-        )
+        typer.echo(f"{name:<15}process {process.pid}" + (f", restarts: {restarts}" if restarts else ""))
     typer.echo(f"home     {settings.home}")
 
 

@@ -16,7 +16,10 @@ _BUSY_TIMEOUT = 30_000  # milliseconds another writer may take
 
 
 def connect(url: str, *, cache_kib: int = 8192, create: bool = False) -> Engine:
-    """An engine for `url`; a SQLite file that is missing is created only when asked for. Writers ask for `execution_options(write=True)`, so that SQLite locks at BEGIN and not in the middle."""
+    """An engine for `url`; a SQLite file that is missing is created only when asked for.
+
+    Writers ask for `execution_options(write=True)`, so that SQLite locks at BEGIN and not in the middle.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
