@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import need
-from tests.servers.sshd import Sshd, end_tree, make_key
+from tests.servers.sshd import Sshd, end_tree, make_key, wait_for_banner
 
 
 @contextmanager
@@ -38,20 +37,8 @@ def run_dropbear(folder: Path) -> Iterator[Sshd]:
         process = subprocess.Popen([need("unshare"), "--mount", "/bin/sh", "-c", start], stderr=log)
     server = Sshd(folder, port, process, keys, identity)
     try:
-        _wait_for_banner(server)
+        wait_for_banner(server)
         server.known_hosts.write_text("".join(f"*,[*]:{port} {server.public_key(kind)}\n" for kind in keys))
         yield server
     finally:
         end_tree(process)
-
-
-def _wait_for_banner(server: Sshd) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and server.process.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
-                if connection.recv(4) == b"SSH-":
-                    return
-        except OSError:
-            time.sleep(0.01)
-    raise RuntimeError(f"dropbear did not start:\n{server.log}")

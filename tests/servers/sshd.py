@@ -77,7 +77,7 @@ def run_sshd(folder: Path, options: Sequence[str] = (), environ: dict[str, str] 
         )
     server = Sshd(folder, port, process, keys, identity)
     try:
-        _wait_for_banner(server)
+        wait_for_banner(server)
         lines = [f"*,[*]:{port} {server.public_key(kind)}" for kind in _KINDS]
         server.known_hosts.write_text("\n".join(lines) + "\n")
         yield server
@@ -117,7 +117,8 @@ def _make_privilege_folder() -> None:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
 
 
-def _wait_for_banner(server: Sshd) -> None:
+def wait_for_banner(server: Sshd) -> None:
+    """Return once the server greets; raises with its log when it does not within 10 s."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
@@ -126,7 +127,7 @@ def _wait_for_banner(server: Sshd) -> None:
                     return
         except OSError:
             time.sleep(0.01)
-    raise RuntimeError(f"sshd did not start:\n{server.log}")
+    raise RuntimeError(f"the SSH server did not start:\n{server.log}")
 
 
 def _children(pid: int) -> list[int]:
