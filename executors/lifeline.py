@@ -60,10 +60,10 @@ class Session:
     ) -> None:
         nonce = secrets.token_hex(16)
         self._cwd = command.cwd
-        self._readers = {stream: _Reader(b"\x1e" + nonce.encode()) for stream in Stream}
+        mark = b"\x1e" + nonce.encode()
+        self._stdout, self._stderr = _Reader(mark), _Reader(mark)
         values = {
             "ff_nonce": nonce,
-            "ff_random": secrets.token_hex(8),
             "ff_marker": f"FLEETFLOW_ATTEMPT={attempt.id}",
             "ff_sh": sh,
             "ff_cwd": _path(command.cwd),
@@ -77,29 +77,31 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether only `GO` is missing."""
-        return all(reader.word == "ready" for reader in self._readers.values())
+        return self._stdout.word == self._stderr.word == "ready"
 
     @property
     def refusal(self) -> str | None:
         """Why the host could not prepare the command; nothing has started then."""
-        words = [reader.word for reader in self._readers.values()]
-        reason = next((word.removeprefix("refused ") for word in words if word.startswith("refused ")), None)
-        return None if reason is None else _REFUSALS[reason].format(cwd=self._cwd)
+        for word in (self._stdout.word, self._stderr.word):
+            if word.startswith("refused "):
+                return _REFUSALS[word.removeprefix("refused ")].format(cwd=self._cwd)
+        return None
 
     @property
     def exit_code(self) -> int | None:
         """The exit code, 128 + n for signal n, as soon as all output of the command has been fed."""
-        words = [reader.word for reader in self._readers.values()]
-        return int(words[0].removeprefix("exit ")) if all(word.startswith("exit ") for word in words) else None
+        if self._stdout.word.startswith("exit ") and self._stderr.word.startswith("exit "):
+            return int(self._stdout.word.removeprefix("exit "))
+        return None
 
     @property
     def last_words(self) -> bytes:
         """The end of what was said on stderr before the ready mark: why the shell did not come that far."""
-        return self._readers[Stream.STDERR].noise
+        return self._stderr.noise
 
     def feed(self, stream: Stream, data: bytes) -> bytes:
         """Take what came on a stream, in chunks of any size; returns the command's own output in it."""
-        return self._readers[stream].feed(data)
+        return (self._stdout if stream is Stream.STDOUT else self._stderr).feed(data)
 
 
 class _Reader:
@@ -142,25 +144,37 @@ class _Reader:
         return (data, b"") if start < 0 else (data[:start], data[start:])
 
 
-_END_OF_TEXT = "#end"  # text that was cut short is never done
-_DO_TEXT = f'case $ff_t in *"{_END_OF_TEXT}") eval "$ff_t";; *) exit 1;; esac'
+_END_OF_TEXT = "#end"
+# A simple command, which shells start with vfork, behind the command's environment. It takes its stderr by itself: what our own
+# shell says of its end ("Killed") is not the command's.
+_RUN_SCRIPT = """FLEETFLOW_SCRIPT="$ff_script" "$ff_sh" -c 'exec 2>&4 3<&- 4>&-;eval "unset FLEETFLOW_SCRIPT;$FLEETFLOW_SCRIPT"'"""
+
+
+def _read_whole(size: int) -> str:
+    """Reads the wrapper by what costs least in this shell: a block of bash's, a file of dash's and busybox's, a program for the others."""
+    block = f'LC_ALL=C IFS= read -rN {size} ff_t 2>/dev/null||ff_t=$(head -c {size});eval "$ff_t"'
+    return (
+        f'if [ "$BASH_VERSION" ];then {block};'
+        'elif [ -p /dev/stdin ]&&! [ "$KSH_VERSION$YASH_VERSION$ZSH_VERSION" ];then . /dev/stdin;'
+        f'else eval "$(head -c {size})";fi'
+    )
+
+
 # Reads no byte too many, as what is spooled must not be: by the shell, byte by byte.
-_READ_LINES = (
-    f'ff_n=${{IFS#??}};ff_t=;while IFS= read -r ff_l&&ff_t="$ff_t$ff_n$ff_l"&&[ "$ff_l" != "{_END_OF_TEXT}" ];do :;done;{_DO_TEXT}'
-)
+_READ_LINES = f'ff_t=;while IFS= read -r ff_l&&[ "$ff_l" != "{_END_OF_TEXT}" ];do ff_t="$ff_t$ff_n$ff_l";done;eval "$ff_t"'
 
 
 def _payload(sh: str, values: Mapping[str, str], env: Mapping[str, str], command: Command) -> bytes:
     way = _way(command.script, command.stdin)
     lines = [f"{name}={_quote(value)}" for name, value in values.items()]
-    lines += [f"ff_prepare() {{\n{way.prepare}\n}}", f"ff_run() {{\n{way.run}\n}}"]
-    lines += ["ff_environment() {", *(f"export {name}={_quote(value)}" for name, value in env.items()), "}"]
-    text = _encode("\n".join([*lines, _wrapper(), _END_OF_TEXT]))
-    # A program that reads it all at once costs less, by a third (dash) to a half (busybox).
-    reading = _READ_LINES if way.spooled else f"ff_n=${{IFS#??}};ff_t=$(head -c {len(text)});{_DO_TEXT}"
+    environment = " ".join(f"{name}={_quote(value)}" for name, value in env.items())
+    run = way.run.format(command=f"{environment} {_RUN_SCRIPT}")
+    lines += [f"ff_prepare() {{\n{way.prepare}\n}}", f"ff_run() {{\n{run}\n}}"]
+    text = _encode("\n".join([*lines, _wrapper(), ""]))
+    reading = _READ_LINES if way.spooled else _read_whole(len(text))
     # dropbear gives its sessions no process group of their own.
-    boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{_READ_A_LINE}';{_READ_A_LINE}\n{reading}\n"
-    return boot.encode() + text + (b"\n" + way.spooled if way.spooled else b"")
+    boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{_READ_A_LINE}';{_READ_A_LINE}\nff_n=${{IFS#??}};{reading}\n"
+    return boot.encode() + text + (_encode(f"{_END_OF_TEXT}\n") + way.spooled if way.spooled else b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +182,7 @@ class _Way:
     """How script and stdin travel: what is done in sh before the ready mark and at the start, and what a file on the host takes."""
 
     prepare: str
-    run: str = "(ff_command)"
+    run: str = "{command}"
     spooled: bytes = b""
 
 
@@ -178,10 +192,15 @@ def _way(script: str, stdin: bytes) -> _Way:
     if size <= _SCRIPT_LIMIT and not stdin:
         return _Way(prepare)
     if size <= _SCRIPT_LIMIT and len(stdin) <= _PIPED:
-        return _Way(prepare, f"printf '{_printf_pattern(stdin)}' | (ff_command)")
+        return _Way(prepare, f"printf '{_printf_pattern(stdin)}' | {{command}}")
     if size > _INLINE:
         return _spool_both(_encode(script), stdin)
-    return _Way(f"{prepare}\nff_spool {len(stdin)}", "(ff_command) <&6 6<&-", stdin)
+    return _Way(f"{prepare}\n{_spool(len(stdin))}", "{command} <&6 6<&-", stdin)
+
+
+def _spool(size: int) -> str:
+    """What makes the wrapper take so many bytes, in a file whose name nobody can foresee."""
+    return f"ff_spool {size} {secrets.token_hex(8)}"
 
 
 def _spool_both(script: bytes, stdin: bytes) -> _Way:
@@ -193,8 +212,8 @@ def _spool_both(script: bytes, stdin: bytes) -> _Way:
         f';case $ff_x in *{sentinel}) eval "unset ff_x;${{ff_x%{sentinel}}}";; *) echo "fleetflow: the script was cut" >&2;exit 126;; esac'
     )
     # dd by its full name: the command's own PATH may not have it.
-    prepare = f"ff_spool {size + len(stdin)}\nff_dd=$(command -v dd) || ff_refuse spool\nff_script='ff_x=$('$ff_dd'{load}{check}'"
-    return _Way(prepare, "(ff_command) <&6 6<&-", script + sentinel.encode() + stdin)
+    prepare = f"{_spool(size + len(stdin))}\nff_dd=$(command -v dd) || ff_refuse spool\nff_script='ff_x=$('$ff_dd'{load}{check}'"
+    return _Way(prepare, "{command} <&6 6<&-", script + sentinel.encode() + stdin)
 
 
 @cache

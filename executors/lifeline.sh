@@ -18,22 +18,13 @@ ff_refuse() {
   exit 1
 }
 
-# An anonymous file: made empty, readable by nobody else, and gone from the folder before anything is in it.
+# An anonymous file for $1 bytes: made empty, readable by nobody else, and gone from the folder before anything is in it.
 ff_spool() {
-  ff_file=${TMPDIR:-/tmp}/.fleetflow-$ff_random
+  ff_file=${TMPDIR:-/tmp}/.fleetflow-$2
   (umask 077; set -C; : >"$ff_file") || ff_refuse spool
   exec 5>>"$ff_file" 6<"$ff_file"
   rm -f "$ff_file" && head -c "$1" <&3 >&5 || ff_refuse spool
   exec 5>&-
-}
-
-# Signals are ignored by us, but not by the command.
-ff_command() {
-  trap - HUP INT QUIT USR1 USR2 TERM ALRM PIPE
-  exec 2>&4 3<&- 4>&-
-  export FLEETFLOW_SCRIPT="$ff_script"
-  ff_environment
-  exec "$ff_sh" -c 'eval "unset FLEETFLOW_SCRIPT;$FLEETFLOW_SCRIPT"'
 }
 
 # Signals every marked process that has not had it yet, until a look finds no new one.
@@ -134,22 +125,34 @@ ff_tell() {
   kill "-$1" "$ff_watcher"
 }
 
+# What a signal does to us: '' nothing, nor to what we start; : nothing, but a command starts without it.
+ff_on_signals() {
+  trap "$1" HUP INT QUIT USR1 USR2 TERM ALRM PIPE
+}
+
 # A job in the background has /dev/null as stdin before its own redirections are made: so the lifeline moves to 3.
-trap '' HUP INT QUIT USR1 USR2 TERM ALRM PIPE
-exec 3<&0 4>&2 </dev/null 2>/dev/null
-ff_line= ff_watcher= ff_over= ff_sleep= ff_reader=
-[ -z "$ff_cwd" ] || CDPATH= cd -- "$ff_cwd" >&2 || ff_refuse cwd
-ff_prepare
-ff_say ready
-# Beats may come before the start.
-until [ "$ff_line" = go ]; do read -r ff_line <&3 && [ -z "${ff_line#go}" ] || exit 1; done
-ff_watch 4>&- >&2 &
-ff_job=$!
-# In the foreground: in the background the command would start with INT and QUIT ignored.
-ff_run
-ff_code=$?
-# Before the end is told: the client may hang up at once, and that must not end what the command left behind on purpose.
-kill -VTALRM "$ff_job"
-wait "$ff_job"
-ff_say "exit $ff_code"
-exit "$ff_code"
+ff_main() {
+  ff_on_signals ''
+  exec 3<&0 4>&2 </dev/null 2>/dev/null
+  ff_line= ff_watcher= ff_over= ff_sleep= ff_reader=
+  [ -z "$ff_cwd" ] || CDPATH= cd -- "$ff_cwd" >&2 || ff_refuse cwd
+  ff_prepare
+  ff_say ready
+  # Beats may come before the start.
+  until [ "$ff_line" = go ]; do read -r ff_line <&3 && [ -z "${ff_line#go}" ] || exit 1; done
+  ff_watch 4>&- >&2 &
+  ff_job=$!
+  ff_on_signals :
+  # In the foreground: in the background the command would start with INT and QUIT ignored.
+  ff_run
+  ff_code=$?
+  ff_on_signals ''
+  # Before the end is told: the client may hang up at once, and that must not end what the command left behind on purpose.
+  kill -VTALRM "$ff_job"
+  wait "$ff_job"
+  ff_say "exit $ff_code"
+  exit "$ff_code"
+}
+
+# The last line starts it all: text that was cut short does nothing.
+ff_main

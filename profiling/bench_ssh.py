@@ -36,35 +36,43 @@ def _cpu() -> float:
 
 
 class Ours:
-    """The executor, the store and the recorder, as a flow uses them."""
+    """The executor, the store and the recorder, as a flow uses them; the first warm round opens the connections."""
 
     def __init__(self, sshd: Sshd, folder: Path) -> None:
         url = f"sqlite:///{folder / 'bench.db'}"
         database.upgrade(url)
         self._settings = sshd.settings()
         self._store = Store.open(url)
-        self.cpu: list[float] = []  # milliseconds a host
-
-    async def warm(self, hosts: Sequence[Host], rounds: int) -> list[float]:
-        """Hosts a second of each round on connections that the first, uncounted round opened."""
-        recorder, ssh = Recorder(self._store, output_limit=1 << 20), Ssh(self._settings)
-        rates = [await self._run(ssh, recorder, hosts) for _ in range(rounds + 1)]
-        await ssh.aclose()
-        await recorder.aclose()
-        return rates[1:]
+        self._loop = asyncio.Runner()
+        self._kept: tuple[Ssh, Recorder] | None = None
+        self.cpu: list[float] = []  # milliseconds a host, cold
 
     def cold(self, hosts: Sequence[Host]) -> float:
-        async def run() -> float:
-            recorder, ssh = Recorder(self._store, output_limit=1 << 20), Ssh(self._settings)
-            rate = await self._run(ssh, recorder, hosts)
-            await ssh.aclose()
-            await recorder.aclose()
-            return rate
+        parts = self._loop.run(self._open())
+        used = _cpu()
+        rate = self._loop.run(self._run(*parts, hosts))
+        self._loop.run(self._close(*parts))
+        self.cpu.append((_cpu() - used) / len(hosts) * 1000)
+        return rate
 
-        return asyncio.run(run())
+    def warm(self, hosts: Sequence[Host]) -> float:
+        self._kept = self._kept or self._loop.run(self._open())
+        return self._loop.run(self._run(*self._kept, hosts))
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._loop.run(self._close(*self._kept))
+        self._loop.close()
+
+    async def _open(self) -> tuple[Ssh, Recorder]:
+        return Ssh(self._settings), Recorder(self._store, output_limit=1 << 20)
+
+    async def _close(self, ssh: Ssh, recorder: Recorder) -> None:
+        await ssh.aclose()
+        await recorder.aclose()
 
     async def _run(self, ssh: Ssh, recorder: Recorder, hosts: Sequence[Host]) -> float:
-        began, used = time.perf_counter(), _cpu()
+        began = time.perf_counter()
         spec = TaskSpec(name="bench", command=_COMMAND, target="bench", hosts=tuple(host.name for host in hosts))
         task = self._store.open_task(spec, "bench")
         slots = asyncio.Semaphore(FORKS)
@@ -78,17 +86,17 @@ class Ours:
         await asyncio.gather(*(one(host, claim) for host, claim in zip(hosts, self._store.claim(task.id, "bench"), strict=True)))
         ended = self._store.close_task(task.id)
         took = time.perf_counter() - began
-        self.cpu.append((_cpu() - used) / len(hosts) * 1000)
         assert ended.counts[ExecutionState.SUCCEEDED] == len(hosts), ended.counts
         return len(hosts) / took
 
 
 class BareParamiko:
-    """SSHClient in threads: no wrapper, nothing kept."""
+    """SSHClient in threads: no wrapper, nothing recorded."""
 
     def __init__(self, sshd: Sshd) -> None:
         self._key = paramiko.Ed25519Key.from_private_key_file(str(sshd.identity))
         self._sshd = sshd
+        self._kept: list[paramiko.SSHClient] = []
         self.cpu: list[float] = []
 
     def _connect(self, host: Host) -> paramiko.SSHClient:
@@ -118,17 +126,16 @@ class BareParamiko:
         self.cpu.append((_cpu() - used) / len(hosts) * 1000)
         return len(hosts) / took
 
-    def warm(self, hosts: Sequence[Host], rounds: int) -> list[float]:
-        rates = []
+    def warm(self, hosts: Sequence[Host]) -> float:
         with ThreadPoolExecutor(THREADS) as pool:
-            clients = list(pool.map(self._connect, hosts))
-            for _ in range(rounds + 1):
-                began = time.perf_counter()
-                list(pool.map(self._execute, clients))
-                rates.append(len(hosts) / (time.perf_counter() - began))
-            for client in clients:
-                client.close()
-        return rates[1:]
+            self._kept = self._kept or list(pool.map(self._connect, hosts))
+            began = time.perf_counter()
+            list(pool.map(self._execute, self._kept))
+            return len(hosts) / (time.perf_counter() - began)
+
+    def close(self) -> None:
+        for client in self._kept:
+            client.close()
 
 
 def _bare_asyncssh(sshd: Sshd, hosts: Sequence[Host]) -> float:
@@ -159,22 +166,28 @@ def measure(sizes: Sequence[int] = (100, 500), rounds: int = 3) -> list[Row]:
 def _one_size(sshd: Sshd, folder: Path, size: int, rounds: int) -> list[Row]:
     hosts = sshd.fleet(size)
     ours, bare = Ours(sshd, folder), BareParamiko(sshd)
-    cold = in_turn(rounds, lambda: ours.cold(hosts), lambda: bare.cold(hosts), lambda: _bare_asyncssh(sshd, hosts))
-    cpu = compare(
-        "  processor time of the client", "ms/host", ours.cpu[1:], "bare paramiko", bare.cpu[1:], "said, not judged", lambda *_: True
+    cold, theirs, asyncssh, warm, theirs_warm = in_turn(
+        rounds,
+        lambda: ours.cold(hosts),
+        lambda: bare.cold(hosts),
+        lambda: _bare_asyncssh(sshd, hosts),
+        lambda: ours.warm(hosts),
+        lambda: bare.warm(hosts),
     )
-    better = max(cold[1:], key=sum)
-    peer = "bare paramiko" if better is cold[1] else "bare asyncssh"
-    warm, theirs = asyncio.run(ours.warm(hosts, rounds)), bare.warm(hosts, rounds)
+    ours.close()
+    bare.close()
+    better, peer = max((theirs, "bare paramiko"), (asyncssh, "bare asyncssh"), key=lambda figures: sum(figures[0]))
     return [
-        compare(f"{size} hosts, cold", "hosts/s", cold[0], peer, better, "0.8 of the better one", lambda _, quotient: quotient >= 0.8),
-        cpu,
+        compare(f"{size} hosts, cold", "hosts/s", cold, peer, better, "0.8 of the better one", lambda _, quotient: quotient >= 0.8),
+        compare(
+            "  processor time of the client", "ms/host", ours.cpu[1:], "bare paramiko", bare.cpu[1:], "said, not judged", lambda *_: True
+        ),
         compare(
             f"{size} hosts, open connections",
             "hosts/s",
             warm,
             "bare paramiko, warm",
-            theirs,
+            theirs_warm,
             "0.4 of it",
             lambda _, quotient: quotient >= 0.4,
         ),

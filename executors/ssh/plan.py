@@ -35,7 +35,8 @@ class Planner:
         now = time.monotonic()
         expires, route = self._known.get(key, (0.0, None))
         if route is None or expires < now:
-            route = await self._threads.run(lambda: self._find(host))
+            found = await self._threads.run(lambda: self._find(host))
+            route = route if found == route else found  # the same object is found faster in the pool
             if len(self._known) > _KNOWN_LIMIT:
                 self._known.clear()
             self._known[key] = (now + _FRESH_SECONDS, route)
