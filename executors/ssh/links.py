@@ -50,8 +50,9 @@ class Wire:
     def send(self, data: bytes) -> int:
         return self._sock.send(data)
 
-    def settimeout(self, seconds: float | None) -> None:
-        self._sock.settimeout(seconds)
+    def settimeout(self, _seconds: float | None) -> None:
+        """None: paramiko's timeout is for a look at whether it was closed; `cut` wakes it, and a timeout polls before each call."""
+        self._sock.setblocking(True)
 
     def getpeername(self) -> Any:
         return self._sock.getpeername()
