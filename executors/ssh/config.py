@@ -75,6 +75,11 @@ class ClientConfig:
             cache[name, user, port] = found
         return found
 
+    def is_current(self) -> bool:
+        """Whether every lookup would still find what it found before."""
+        with self._lock:
+            return self._rules is not None and not self._rules.run_commands and not self._rules.have_changed()
+
     def _load(self) -> "_Rules":
         sources = [read(self._path)]
         if self._system is not None:

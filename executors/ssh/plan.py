@@ -27,20 +27,24 @@ class Planner:
         self._settings = settings
         self._threads = threads
         self._config = ClientConfig(settings.ssh_config)
-        self._known: dict[tuple[object, ...], tuple[float, Route]] = {}
+        self._known: dict[tuple[object, ...], Route] = {}
+        self._checked = time.monotonic()
 
     async def route(self, host: Host) -> Route:
         """The route to a host; raises `UnreachableError` when the configuration makes no sense."""
+        await self._forget_if_stale()
         key = (host.name, host.address, host.user, host.port, host.jump, host.identity, host.host_key)
+        known = self._known
+        if key not in known:
+            known[key] = await self._threads.run(lambda: self._find(host))
+        return known[key]
+
+    async def _forget_if_stale(self) -> None:
         now = time.monotonic()
-        expires, route = self._known.get(key, (0.0, None))
-        if route is None or expires < now:
-            found = await self._threads.run(lambda: self._find(host))
-            route = route if found == route else found  # the same object is found faster in the pool
-            if len(self._known) > _KNOWN_LIMIT:
-                self._known.clear()
-            self._known[key] = (now + _FRESH_SECONDS, route)
-        return route
+        if now - self._checked > _FRESH_SECONDS:
+            self._checked = now
+            if len(self._known) > _KNOWN_LIMIT or not await self._threads.run(self._config.is_current):
+                self._known = {}  # a new one: what is being found now may be stale
 
     def _find(self, host: Host) -> Route:
         """Reads files, and may run commands of `Match exec`."""
