@@ -37,7 +37,7 @@ def _cpu() -> float:
 
 
 class Ours:
-    """The executor, the store and the recorder, as a flow uses them; the first warm round opens the connections."""
+    """The executor, the store and the recorder, as a flow uses them."""
 
     def __init__(self, sshd: Sshd, folder: Path) -> None:
         url = f"sqlite:///{folder / 'bench.db'}"
@@ -45,7 +45,6 @@ class Ours:
         self._settings = sshd.settings()
         self._store = Store.open(url)
         self._loop = asyncio.Runner()
-        self._kept: tuple[Ssh, Recorder] | None = None
         self.cpu: list[float] = []  # milliseconds a host, cold
 
     def cold(self, hosts: Sequence[Host]) -> float:
@@ -57,17 +56,14 @@ class Ours:
         return rate
 
     def warm(self, hosts: Sequence[Host]) -> float:
-        self._kept = self._kept or self._loop.run(self._open())
-        return self._loop.run(self._run(*self._kept, hosts))
-
-    @property
-    def keeps(self) -> bool:
-        """Whether it has a connection to each host."""
-        return self._kept is not None
+        """The second of two runs: the first opens the connections."""
+        parts = self._loop.run(self._open())
+        self._loop.run(self._run(*parts, hosts))
+        rate = self._loop.run(self._run(*parts, hosts))
+        self._loop.run(self._close(*parts))
+        return rate
 
     def close(self) -> None:
-        if self._kept is not None:
-            self._loop.run(self._close(*self._kept))
         self._loop.close()
 
     async def _open(self) -> tuple[Ssh, Recorder]:
@@ -102,7 +98,6 @@ class BareParamiko:
     def __init__(self, sshd: Sshd) -> None:
         self._key = paramiko.Ed25519Key.from_private_key_file(str(sshd.identity))
         self._sshd = sshd
-        self._kept: list[paramiko.SSHClient] = []
         self.cpu: list[float] = []
 
     def _connect(self, host: Host) -> paramiko.SSHClient:
@@ -133,20 +128,16 @@ class BareParamiko:
         return len(hosts) / took
 
     def warm(self, hosts: Sequence[Host]) -> float:
+        """The second of two runs. None of its connections is kept: paramiko wakes the thread of each ten times a second."""
         with ThreadPoolExecutor(THREADS) as pool:
-            self._kept = self._kept or list(pool.map(self._connect, hosts))
+            clients = list(pool.map(self._connect, hosts))
+            list(pool.map(self._execute, clients))
             began = time.perf_counter()
-            list(pool.map(self._execute, self._kept))
-            return len(hosts) / (time.perf_counter() - began)
-
-    @property
-    def keeps(self) -> bool:
-        """Whether it has a connection to each host."""
-        return bool(self._kept)
-
-    def close(self) -> None:
-        for client in self._kept:
+            list(pool.map(self._execute, clients))
+            took = time.perf_counter() - began
+        for client in clients:
             client.close()
+        return len(hosts) / took
 
 
 def _bare_asyncssh(sshd: Sshd, hosts: Sequence[Host]) -> float:
@@ -182,7 +173,7 @@ def _one_size(sshd: Sshd, folder: Path, size: int, rounds: int) -> list[Row]:
         """What the run before left to sshd is not charged to this one."""
 
         def after_rest() -> float:
-            until(lambda: len(sshd.sessions()) <= size * (ours.keeps + bare.keeps), 60)
+            until(lambda: not sshd.sessions(), 60)
             return run()
 
         return after_rest
@@ -196,7 +187,6 @@ def _one_size(sshd: Sshd, folder: Path, size: int, rounds: int) -> list[Row]:
         rested(lambda: bare.warm(hosts)),
     )
     ours.close()
-    bare.close()
     better, peer = max((theirs, "bare paramiko"), (asyncssh, "bare asyncssh"), key=lambda figures: sum(figures[0]))
     return [
         compare(f"{size} hosts, cold", "hosts/s", cold, peer, better, "0.8 of the better one", lambda _, quotient: quotient >= 0.8),

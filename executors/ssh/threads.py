@@ -14,7 +14,7 @@ _Job = tuple[Callable[[], Any], "Future[Any]"]
 class Threads:
     """Runs each job in a daemon thread of its own: a job that never returns costs one thread, and delays nobody."""
 
-    def __init__(self, name: str, idle: float = 60.0) -> None:
+    def __init__(self, name: str, idle: float = 5.0) -> None:
         self._name = name
         self._idle_seconds = idle
         self._lock = threading.Lock()
