@@ -1,10 +1,12 @@
 """The parts that the flows of one process share: store, recorder and executors. The only place that builds them."""
 
+import asyncio
 from dataclasses import dataclass
 
 from executors.local import Local
 from executors.protocol import Executor
 from executors.ssh.executor import Ssh
+from models.lease import Lease
 from models.owner import Owner
 from models.recorder import Recorder
 from models.settings import Settings
@@ -19,6 +21,7 @@ class Context:
     settings: Settings
     owner: Owner
     store: Store
+    lease: Lease
     recorder: Recorder
     executors: dict[ExecutorKind, Executor]
 
@@ -27,6 +30,7 @@ class Context:
         for executor in self.executors.values():
             await executor.aclose()
         await self.recorder.aclose()
+        await asyncio.to_thread(self.lease.close)
         self.store.close()
 
 
@@ -41,6 +45,7 @@ def open_context(settings: Settings, owner: Owner) -> Context:
         settings=settings,
         owner=owner,
         store=store,
+        lease=Lease(store, str(owner), settings.lease),
         recorder=Recorder(store, output_limit=settings.output_limit),
         executors={
             ExecutorKind.LOCAL: Local(grace=settings.grace, beat_timeout=settings.beat_timeout),

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
 
@@ -24,6 +25,7 @@ class Deployment:
     entrypoint: str  # dotted: Prefect treats only that as a module that is installed where the flow runs
     description: str
     tags: tuple[str, ...] = ()
+    cron: str = ""  # the schedule that it is made with; afterwards it is people's
 
 
 DEPLOYMENTS = (
@@ -32,6 +34,13 @@ DEPLOYMENTS = (
         entrypoint="flows.run_command.run_command",
         description="Run a shell command on the hosts of a target.",
         tags=("fleetflow",),
+    ),
+    Deployment(
+        name="fleet",
+        entrypoint="flows.maintenance.reap_lost",
+        description="End what dead workers left, so that nothing shows Running for ever.",
+        tags=("fleetflow", "maintenance"),
+        cron="* * * * *",
     ),
 )
 
@@ -111,6 +120,7 @@ async def _create(client: PrefectClient, deployment: Deployment, flow_name: str,
             enforce_parameter_schema=True,
             pull_steps=[],
             work_pool_name=work_pool,
+            schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron=deployment.cron))] if deployment.cron else None,
         )
     )
 

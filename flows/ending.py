@@ -1,7 +1,7 @@
 """Ends flow runs that nobody runs any more, so that nothing shows Running for ever."""
 
 import logging
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Crashed, Scheduled
+from prefect.states import Cancelled, Scheduled
 
 from flows.patience import patiently
 from models.owner import Owner
@@ -51,27 +51,33 @@ async def end_run(client: PrefectClient, flow_run_id: UUID, state: State) -> Sta
     return state
 
 
-async def end_orphans(client: PrefectClient, owner: Owner, work_pool: str) -> list[UUID]:
-    """End what earlier incarnations of this home left in the pool; what they had claimed and never begun is scheduled again."""
+async def end_orphans(
+    client: PrefectClient, work_pool: str, is_orphan: Callable[[FlowRun], bool], end_of: Callable[[FlowRun], Awaitable[State]]
+) -> None:
+    """End what dead workers left in the pool; what they had claimed and never begun is scheduled again."""
     types = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED]
-    orphans = [run async for run in _runs_of_home(client, owner, work_pool, types)]
-    for run in orphans:
-        log.info("ending flow run %s (%s), left %s by an earlier worker", run.id, run.name, run.state_name)
+    for run in [run async for run in _runs(client, work_pool, types) if is_orphan(run)]:
+        log.info("ending flow run %s (%s), left %s by a dead worker", run.id, run.name, run.state_name)
         if run.state_type == StateType.PENDING and run.start_time is None:
             await patiently(partial(client.set_flow_run_state, run.id, Scheduled(message=STOPPED), force=True))
         else:
-            await end_run(client, run.id, Crashed(message=STOPPED))
-    return [run.id for run in orphans]
+            await end_run(client, run.id, await end_of(run))
 
 
-async def end_cancelling(client: PrefectClient, owner: Owner, work_pool: str, running: Container[UUID]) -> None:
-    """End runs of this home that somebody wants cancelled and that nobody runs, such as one that waits for a retry."""
-    async for run in _runs_of_home(client, owner, work_pool, [StateType.CANCELLING]):
-        if run.id not in running:
-            await end_run(client, run.id, Cancelled(message="canceled; nobody was running it"))
+async def end_cancelling(client: PrefectClient, work_pool: str, is_nobodys: Callable[[FlowRun], bool]) -> None:
+    """End runs that somebody wants cancelled and that nobody runs."""
+    for run in [run async for run in _runs(client, work_pool, [StateType.CANCELLING]) if is_nobodys(run)]:
+        await end_run(client, run.id, Cancelled(message="canceled; nobody was running it"))
 
 
-async def _runs_of_home(client: PrefectClient, owner: Owner, work_pool: str, types: list[StateType]) -> AsyncIterator[FlowRun]:
+def stamp(run: FlowRun) -> str:
+    """The worker that has taken a run, as far as the run says so."""
+    if run.state is not None and run.state.is_pending():  # not stamped yet, or with the stamp of its last time
+        return (run.state.message or "").removeprefix(_CLAIM)
+    return run.infrastructure_pid or ""
+
+
+async def _runs(client: PrefectClient, work_pool: str, types: list[StateType]) -> AsyncIterator[FlowRun]:
     offset = 0
     while True:
         page = await client.read_flow_runs(
@@ -82,16 +88,8 @@ async def _runs_of_home(client: PrefectClient, owner: Owner, work_pool: str, typ
             offset=offset,
         )
         for run in page:
-            if _is_of_home(run, owner):
+            if run.state is not None and not run.state.state_details.pause_reschedule:  # suspended: it waits for no process
                 yield run
         if len(page) < _PAGE:
             return
         offset += _PAGE
-
-
-def _is_of_home(run: FlowRun, owner: Owner) -> bool:
-    if run.state is None or run.state.state_details.pause_reschedule:  # suspended: it waits for no process
-        return False
-    if run.state.is_pending():  # not stamped yet, or with the stamp of its last time
-        return owner.same_home((run.state.message or "").removeprefix(_CLAIM))
-    return owner.same_home(run.infrastructure_pid or "")

@@ -25,35 +25,43 @@ from prefect.context import AsyncClientContext
 from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
 from prefect.flows import Flow, load_flow_from_entrypoint
-from prefect.states import Cancelled, Crashed, Pending
+from prefect.states import Cancelled, Crashed, Failed, Pending
 from prefect.utilities.callables import call_with_parameters, get_call_parameters, parameters_to_args_kwargs
 from prefect.utilities.engine import propose_state
 
 from flows.ending import claim_message, end_run
-from flows.patience import patiently
+from flows.patience import is_busy, patiently
+from models.errors import LeaseLostError
 from models.owner import Owner
 
 log = logging.getLogger(__name__)
 
 _OUTAGE = 60.0  # seconds; then Prefect's own, longer waits begin
-_RECONNECT = 0.5  # seconds
+_LONGEST_WAIT = 1.0  # seconds between tries
 
 Lifespan = Callable[[], AbstractAsyncContextManager[object]]
+Confirm = Callable[[], Awaitable[None]]
 
 
 class CannotRunError(Exception):
     """A flow run that this worker cannot even begin; the message becomes that of its Crashed state."""
 
 
+class RefusedError(CannotRunError):
+    """A flow that this worker runs for nobody; the run ends Failed, under the name Refused."""
+
+
 class Engine:
     """One thread with one loop, in which all flow runs of the worker live and share what `lifespan` opens.
 
+    Before it tells Prefect anything, it awaits `confirm`, which raises `LeaseLostError` when this worker was taken for dead.
     The public methods are called from another loop or thread.
     """
 
-    def __init__(self, owner: Owner, lifespan: Lifespan) -> None:
+    def __init__(self, owner: Owner, lifespan: Lifespan, confirm: Confirm) -> None:
         self._owner = owner
         self._lifespan = lifespan
+        self._confirm = confirm
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._opened: Future[None] = Future()
@@ -130,6 +138,7 @@ class Engine:
     async def _claim(self, flow_run_id: UUID) -> bool:
         """Move the run to Pending, which only one worker can; the message tells a successor whose it was."""
         message = claim_message(self._owner)
+        await self._confirm()
         try:
             state = await patiently(lambda: propose_state(self._client, Pending(message=message), flow_run_id=flow_run_id))
         except Abort:
@@ -145,15 +154,20 @@ class Engine:
                 return state
         except Pause as pause:
             return cast("State", pause.state)
+        except LeaseLostError:
+            raise  # what becomes of the run is not ours to tell any more
+        except RefusedError as error:
+            state = Failed(name="Refused", message=str(error))
         except CannotRunError as error:
             state = Crashed(message=str(error))
         except BaseException as error:
             log.warning("flow run %s crashed", flow_run.id, exc_info=True)
             state = Crashed(message=f"The flow run crashed: {error or type(error).__name__}")
+        await self._confirm()
         return await end_run(self._client, flow_run.id, state)
 
     def _prepare(self, flow_run: FlowRun, flow: Flow[Any, Any]) -> "_Run":
-        run = self._runs[flow_run.id] = _Run(flow=flow, flow_run=flow_run, parameters=_parameters(flow, flow_run))
+        run = self._runs[flow_run.id] = _Run(flow=flow, flow_run=flow_run, parameters=_parameters(flow, flow_run), confirm=self._confirm)
         if flow_run.id in self._cancels:
             run.cancel(self._cancels[flow_run.id])
         return run
@@ -167,7 +181,7 @@ class Engine:
             except Exception as error:
                 raise CannotRunError(f"The flow {entrypoint} cannot be loaded: {error}") from error
             if not flow.isasync or flow.isgenerator:
-                raise CannotRunError(f"The flow {entrypoint} is not async; a fleetflow worker runs only flows written `async def`")
+                raise RefusedError(f"The flow {entrypoint} is not async; a fleetflow worker runs only flows written `async def`")
             self._flows[entrypoint] = flow
         return self._flows[entrypoint]
 
@@ -176,6 +190,7 @@ class Engine:
 class _Run(AsyncFlowRunEngine[Any, Any]):
     """Prefect's engine for one flow run, whose flow function alone can be cancelled."""
 
+    confirm: Confirm = field(kw_only=True)
     cancel_reason: str | None = field(default=None, init=False)
     _body: "asyncio.Future[Any] | None" = field(default=None, init=False)
 
@@ -203,6 +218,7 @@ class _Run(AsyncFlowRunEngine[Any, Any]):
 
     async def set_state(self, state: State, force: bool = False) -> State:
         """Set a state, however long the server is away: a run must not end in a state that nobody hears of."""
+        await self.confirm()
         return await patiently(functools.partial(super().set_state, state, force=force))
 
     @contextmanager
@@ -271,27 +287,29 @@ def soften(client: PrefectClient) -> None:
 
 
 class _PatientTransport(httpx.AsyncBaseTransport):
-    """Sends a request again while the answer is 503, after 50, 100, 200 ... ms; and, for a minute, while nobody is at the port."""
+    """Sends a request again, for a minute, while the server is busy or away: after 50, 100, 200 ... ms, at most a second.
+
+    That is safe for a request whose answer was lost: Prefect knows a change of state by its transition id.
+    """
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        waits = iter((0.05, 0.1, 0.2, 0.4, 0.8))
+        wait = 0.05
         give_up = time.monotonic() + _OUTAGE
         while True:
             try:
                 response = await self._inner.handle_async_request(request)
-            except httpx.ConnectError:
+            except httpx.TransportError:
                 if time.monotonic() > give_up:
                     raise
-                await asyncio.sleep(_RECONNECT)
-                continue
-            wait = next(waits, None)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or wait is None:
-                return response
-            await response.aclose()
+            else:
+                if not is_busy(response) or time.monotonic() > give_up:
+                    return response
+                await response.aclose()
             await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -1,4 +1,4 @@
-"""One worker a FLEETFLOW_HOME."""
+"""Locks that a process holds for its whole life, so that others know at once when it has ended, however it did."""
 
 import fcntl
 import os
@@ -7,6 +7,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.errors import UnavailableError
+
+
+def is_free(path: Path) -> bool:
+    """Whether the process that made the lock at `path` has certainly ended; a missing file says nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+@contextmanager
+def hold_life(folder: Path, name: str) -> Iterator[None]:
+    """Hold a lock of this life alone, named by the process's incarnation; the file goes when the process ends in good order."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / name
+    with hold(path):
+        yield
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -31,5 +31,14 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 def is_outage(error: Exception) -> bool:
     """Whether the server is away or busy, as a proxy's HTML page says too; else the call itself is wrong."""
     if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code >= 500 or error.response.status_code in {408, 429}
+        return is_busy(error.response)
     return isinstance(error, (httpx.TransportError, JSONDecodeError))
+
+
+def is_busy(response: httpx.Response) -> bool:
+    """Whether an answer says "later", or is none of Prefect's API at all, which never speaks HTML."""
+    later = response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR or response.status_code in {
+        httpx.codes.REQUEST_TIMEOUT,
+        httpx.codes.TOO_MANY_REQUESTS,
+    }
+    return later or response.headers.get("content-type", "").startswith("text/html")

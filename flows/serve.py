@@ -65,7 +65,9 @@ async def _serve() -> None:
             ours=settings.prefect_api_url is None,
         )
         await deploy.deploy(client, settings.work_pool)
-    await FleetflowWorker(work_pool_name=settings.work_pool).start(printer=_say)
+    worker = FleetflowWorker(work_pool_name=settings.work_pool)
+    worker.needs_socket = True
+    await worker.start(printer=_say)
 
 
 async def _greet(client: "PrefectClient", settings: "Settings") -> None:

@@ -24,6 +24,14 @@ class Shard:
     def __init__(self, rollout: Rollout, claims: Sequence[Claim]) -> None:
         self.rollout = rollout
         self.claims = claims
+        self.runs: list[asyncio.Future[None]] = []
+        self.is_canceled = False
+
+    def cancel(self) -> None:
+        """End its commands. Prefect's engine, which would call a task run Crashed, never hears of it."""
+        self.is_canceled = True
+        for run in self.runs:
+            run.cancel()
 
     @property
     def name(self) -> str:
@@ -39,8 +47,18 @@ def split(rollout: Rollout, claims: Sequence[Claim]) -> list[Shard]:
 
 
 async def run_shards(rollout: Rollout, claims: Sequence[Claim]) -> None:
-    """Run all claims; returns when each has ended. A cancel ends them, and then goes through."""
-    await asyncio.gather(*(_start(shard) for shard in split(rollout, claims)))
+    """Run all claims; returns when each has ended. A cancel, or an error of one, ends them all, and then goes through."""
+    shards = split(rollout, claims)
+    starts = [asyncio.ensure_future(_start(shard)) for shard in shards]
+    try:
+        if starts:
+            await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for shard in shards:
+            shard.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
+    for start in starts:
+        start.result()
 
 
 async def _start(shard: Shard) -> None:
@@ -51,15 +69,13 @@ async def _start(shard: Shard) -> None:
 
 @task(name="hosts", cache_policy=NO_CACHE, persist_result=False, log_prints=False)
 async def _run(shard: Shard) -> State[None]:
-    runs = [asyncio.ensure_future(shard.rollout.run(claim)) for claim in shard.claims]
-    try:
-        await asyncio.wait(runs)
-    except asyncio.CancelledError:
-        for run in runs:
-            run.cancel()
-        await asyncio.wait(runs)  # each ends its remote tree before it returns
+    if shard.is_canceled:
         return Cancelled(message=_counts(shard))
-    for run in runs:
+    shard.runs = [asyncio.ensure_future(shard.rollout.run(claim)) for claim in shard.claims]
+    await asyncio.wait(shard.runs)  # each ends its remote tree before it returns
+    if any(run.cancelled() for run in shard.runs):
+        return Cancelled(message=_counts(shard))
+    for run in shard.runs:
         run.result()  # a database that failed us is not an outcome of a host
     return Completed(message=_counts(shard)) if _all_succeeded(shard) else Failed(message=_counts(shard))
 

@@ -15,8 +15,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import anyio.abc
@@ -32,19 +34,25 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from flows.doorbell import Doorbell
-from flows.ending import end_orphans
 from flows.engine import Engine, soften
-from flows.lock import hold
+from flows.lock import hold, hold_life
 from flows.patience import patiently
-from flows.steering import DRAIN_GRACE, DRAIN_LIMIT, Steering
-from models.errors import FleetflowError
+from flows.reaper import Reaper, lives
+from flows.steering import DRAIN_LIMIT, Steering
+from flows.waiting import WaitingRoom
+from models.errors import FleetflowError, LeaseLostError, UnavailableError
 from models.owner import Owner
 from models.settings import Settings
+
+if TYPE_CHECKING:  # SQLAlchemy, which every prefect command would pay for
+    from models.lease import Lease
 
 log = logging.getLogger(__name__)
 
 _FAREWELL = 5.0  # seconds for the rest, once no run is under way
 _FULL_POLL = 15.0  # seconds between polls that tell the server that its queues are served; it waits for 60
+_REAP = 5.0  # seconds between looks for dead workers, at most
+_CROWDED_POLL = 2.0  # seconds between looks for new runs while no place is free; an end that frees one does not wait for it
 POLL = 0.5  # seconds between looks for new runs; a ring at the socket does not wait for it
 
 
@@ -54,7 +62,9 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
     type = "fleetflow"
     _description = "Runs flows inside a warm fleetflow worker, with its open connections."
 
+    needs_socket = False  # a stack's worker does: the command line rings there
     _engine: Engine
+    _lease: "Lease"
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -77,54 +87,101 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         try:
             settings = Settings.load()
             self._owner = Owner.load(settings.home)
-            with hold(settings.home / "worker.lock"):
-                await self._serve(settings, run_once=run_once, printer=printer)
+            with hold_life(lives(settings.home), self._owner.incarnation), self._hold_socket(settings.home, printer) as has_socket:
+                await self._serve(settings, has_socket=has_socket, run_once=run_once, printer=printer)
         except FleetflowError as error:
             print(f"fleetflow worker: {error}", file=sys.stderr)  # noqa: T201 - its last word, wherever its log goes
             raise SystemExit(error.exit_code) from None
         printer(f"Worker {self.name!r} stopped!")
 
-    async def _serve(self, settings: Settings, *, run_once: bool, printer: Callable[..., None]) -> None:
+    @contextmanager
+    def _hold_socket(self, home: Path, printer: Callable[..., None]) -> Iterator[bool]:
+        """Hold the right to the socket of `home`, which one worker has; a further one that somebody starts by hand does without."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold(home / "worker.lock"))
+            except UnavailableError as error:
+                if self.needs_socket:
+                    raise
+                printer(f"{error}; this one finds its runs by polling")
+                yield False
+            else:
+                yield True
+
+    async def _serve(self, settings: Settings, *, has_socket: bool, run_once: bool, printer: Callable[..., None]) -> None:
         self._ring = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._drain_grace = settings.drain_grace
         if self.name.startswith(type(self).__name__):  # nobody gave a name: one that stays the same over restarts
-            self.name = f"{self._owner.host}-{self._owner.home[:6]}"
+            self.name = f"{self._owner.host}-{self._owner.home[:6]}" + ("" if has_socket else f"-{self._owner.incarnation[:4]}")
         with _signals(self._stop):
-            async with self, self._open_engine(settings), self._open_doorbell(settings) as steering:
+            async with self, self._open_engine(settings), self._open_doorbell(settings, has_socket=has_socket) as steering:
                 gc.freeze()  # all of Prefect among it: each full collection would look through it for 0.2 s while every run waits
                 printer(f"Worker {self.name!r} started!")
-                await (self._run_once(steering) if run_once else self._run_on(steering))
+                await (self._run_once(steering) if run_once else self._run_on(steering, settings))
+                if self._lease.is_lost:
+                    raise LeaseLostError(str(self._owner))
 
     @asynccontextmanager
     async def _open_engine(self, settings: Settings) -> AsyncIterator[None]:
         soften(self.client)
         await patiently(self.client.hello)
-        self._engine = Engine(self._owner, lambda: _open_context(settings, self._owner))
+        self._engine = Engine(self._owner, lambda: _open_context(settings, self._owner), self._confirm)
         await self._engine.start()
         try:
-            await patiently(lambda: end_orphans(self.client, self._owner, self._work_pool_name))
+            from flows import context  # as in _open_context
+
+            self._store, self._lease = context.current().store, context.current().lease
+            self._reaper = Reaper(self.client, self._store, self._owner, settings.home, self._work_pool_name)
+            self._waiting = WaitingRoom(self.client, self._owner, self._limit or settings.flow_runs)
+            await patiently(lambda: self._reaper.reap(thoroughly=True))
             yield
         finally:
             await self._engine.stop()
 
     @asynccontextmanager
-    async def _open_doorbell(self, settings: Settings) -> AsyncIterator[Steering]:
+    async def _open_doorbell(self, settings: Settings, *, has_socket: bool) -> AsyncIterator[Steering]:
         identity = {"worker": self.name, "version": version("fleetflow"), "pid": os.getpid(), "home": str(settings.home)}
         self._doorbell = doorbell = Doorbell(identity, self._ring.set)
-        steering = Steering(self.client, self._engine, self._owner, self._work_pool_name, lambda run, state: _tell(doorbell, run, state))
-        async with doorbell.open(settings.home / "worker.sock"):
+
+        async def on_end(flow_run_id: UUID, state: State) -> None:
+            await _tell(doorbell, flow_run_id, state)
+
+        steering = Steering(self.client, self._engine, self._store, self._owner, self._reaper, on_end=on_end, on_free=self._ring.set)
+        loop = asyncio.get_running_loop()
+        self._lease.when_lost(partial(loop.call_soon_threadsafe, self._on_lost))
+        async with doorbell.open(settings.home / "worker.sock") if has_socket else contextlib.nullcontext():
             yield steering
+
+    async def _confirm(self) -> None:
+        await self._lease.confirm()
+
+    def _on_lost(self) -> None:
+        log.error("this worker slept longer than its lease, and was taken for dead; it ends its runs and stops")
+        _exit_after(DRAIN_LIMIT + _FAREWELL, code=1)
+        self._stopping.set()
 
     async def _run_once(self, steering: Steering) -> None:
         await self._poll(steering)
-        await steering.wait()
+        ended = asyncio.create_task(steering.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await (steering.abandon() if self._lease.is_lost else steering.drain(self._drain_grace))
+        stopping.cancel()
 
-    async def _run_on(self, steering: Steering) -> None:
-        loops = [asyncio.create_task(loop) for loop in (self._poll_on(steering), self._heartbeat(), steering.watch_cancels())]
+    async def _run_on(self, steering: Steering, settings: Settings) -> None:
+        work = (
+            self._poll_on(steering),
+            self._heartbeat(),
+            self._reap_on(min(settings.lease / 3, _REAP)),
+            steering.watch_cancels(),
+            steering.obey_requests(),
+        )
+        loops = [asyncio.create_task(loop) for loop in work]
         polling, *_ = loops
         await self._stopping.wait()
         polling.cancel()
-        await steering.drain()
+        await (steering.abandon() if self._lease.is_lost else steering.drain(settings.drain_grace))
         for loop in loops:
             loop.cancel()
         await asyncio.wait(loops)
@@ -135,7 +192,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             rung, now = self._ring.is_set(), time.monotonic()
             self._ring.clear()
             try:
-                if rung or now - fully > _FULL_POLL or await self._is_anything_due():
+                if rung or now - fully > _FULL_POLL or (now - fully > self._pause(steering) and await self._is_anything_due()):
                     await self._poll(steering)
                     fully = now
             except Exception as error:  # noqa: BLE001 - a look that failed must not be the last
@@ -143,6 +200,10 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL):
                     await self._ring.wait()
+
+    def _pause(self, steering: Steering) -> float:
+        """Seconds between full looks: while no place is free, what is due does not change much."""
+        return _CROWDED_POLL if len(steering.under_way) >= self._waiting.places else 0.0
 
     async def _is_anything_due(self) -> bool:
         """Ask without leaving a trace: a full poll makes the server write twice, which its SQLite feels at two polls a second."""
@@ -163,10 +224,18 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             work_pool_name=self._work_pool_name, work_queue_names=sorted(self._work_queues), scheduled_before=datetime.now(UTC)
         )
         self._last_polled_time = datetime.now(UTC)
-        for entry in due:
-            if entry.flow_run.id not in steering and (self._limit is None or len(steering) < self._limit):
-                self._doorbell.forget(entry.flow_run.id)
-                steering.take(entry.flow_run)
+        new = [entry.flow_run for entry in due if entry.flow_run.id not in steering]
+        for flow_run in self._waiting.choose(new, steering.under_way):
+            self._doorbell.forget(flow_run.id)
+            steering.take(flow_run)
+
+    async def _reap_on(self, every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            try:
+                await self._reaper.reap()
+            except Exception as error:  # noqa: BLE001 - Prefect or the database is away: the next look may get through
+                log.warning("cannot end what dead workers left: %r", error)
 
     async def _heartbeat(self) -> None:
         while True:
@@ -181,7 +250,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             os._exit(1)
         log.info("stopping; once more to stop at once")
         self._stopping.set()
-        _exit_after(DRAIN_GRACE + DRAIN_LIMIT + _FAREWELL)
+        _exit_after(self._drain_grace + DRAIN_LIMIT + _FAREWELL)
 
 
 async def _tell(doorbell: Doorbell, flow_run_id: UUID, state: State) -> None:
@@ -196,20 +265,19 @@ async def _tell(doorbell: Doorbell, flow_run_id: UUID, state: State) -> None:
 
 @asynccontextmanager
 async def _open_context(settings: Settings, owner: Owner) -> AsyncIterator[None]:
-    """What all flows share. What the predecessors' flows left in our database is ended before anything runs."""
+    """What all flows share."""
     from flows import context  # every prefect command imports this module, and must not pay for all our executors
 
-    shared = context.open_context(settings, owner)
+    context.open_context(settings, owner)
     try:
-        await asyncio.to_thread(shared.store.end_orphans, str(owner))
         yield
     finally:
         await context.close_context()
 
 
-def _exit_after(seconds: float) -> None:
+def _exit_after(seconds: float, code: int = 0) -> None:
     """End the process even if Prefect's own farewell waits for a server that is gone."""
-    timer = threading.Timer(seconds, os._exit, [0])
+    timer = threading.Timer(seconds, os._exit, [code])
     timer.daemon = True
     timer.start()
 

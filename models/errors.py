@@ -18,6 +18,7 @@ FleetflowError
 │   └── LostError             it may have started; nobody knows its outcome
 │       ├── ConnectionLostError
 │       └── EndNotConfirmedError
+├── LeaseLostError            this worker was taken for dead, and may write nothing any more
 └── TransitionError           a move that the table of states forbids: a bug, or somebody else was faster
 """
 
@@ -159,6 +160,16 @@ class ConnectionLostError(LostError):
 
 class EndNotConfirmedError(LostError):
     """After a timeout or a cancel the host did not confirm that the command has ended."""
+
+
+class LeaseLostError(FleetflowError):
+    """Another process has taken this worker for dead and ended what it ran."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        super().__init__(
+            f"worker {owner} slept longer than its lease and was taken for dead; its runs have been ended, and it must start anew"
+        )
 
 
 class TransitionError(FleetflowError):

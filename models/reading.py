@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Engine, Integer, Row, Select, bindparam, func, select
 
 from models.errors import NotFoundError
-from models.records import Execution, Piece, Task, TaskLine
+from models.records import Claim, Execution, OpenTask, Piece, Task, TaskLine
 from models.states import ExecutionState, TaskState
 from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
-from models.values import Command, Stream
+from models.values import Attempt, Command, Stream
 
 # Statements are made once: building one anew costs as much as running it. Columns and not classes: rows are read by name.
 _TASK = select(*TaskRow.__table__.c).where(TaskRow.id == bindparam("task"))
@@ -74,6 +74,7 @@ def _task(row: Row[Any]) -> Task:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        cancel_requested_by=row.cancel_requested_by,
     )
 
 
@@ -135,10 +136,43 @@ def recount(connection: Connection, task_id: int) -> dict[ExecutionState, int]:
     return dict.fromkeys(ExecutionState, 0) | found
 
 
-def orphans(connection: Connection, owner: str) -> list[tuple[int, str | None]]:
-    """Number and flow run of the open tasks whose owner is another incarnation of `owner`'s home."""
-    home = owner.rpartition(":")[0] + ":"
-    query = select(TaskRow.id, TaskRow.flow_run_id).where(
-        TaskRow.finished_at.is_(None), TaskRow.owner.startswith(home, autoescape=True), TaskRow.owner != owner
-    )
-    return [(row.id, row.flow_run_id) for row in connection.execute(query)]
+_OPEN_TASKS = select(TaskRow.id, TaskRow.flow_run_id, TaskRow.cancel_requested_by).where(
+    TaskRow.finished_at.is_(None), TaskRow.owner == bindparam("worker")
+)
+_CANCELS = _OPEN_TASKS.where(TaskRow.cancel_requested_at.is_not(None))
+
+
+def open_tasks(connection: Connection, owner: str) -> list[OpenTask]:
+    """The tasks of a worker that have not ended."""
+    return [_open_task(row) for row in connection.execute(_OPEN_TASKS, {"worker": owner})]
+
+
+def cancels(connection: Connection, owner: str) -> list[OpenTask]:
+    """Those of them that somebody wants canceled."""
+    return [_open_task(row) for row in connection.execute(_CANCELS, {"worker": owner})]
+
+
+def _open_task(row: Row[Any]) -> OpenTask:
+    return OpenTask(row.id, uuid.UUID(row.flow_run_id) if row.flow_run_id else None, row.cancel_requested_by)
+
+
+_RUNNING = (
+    select(ExecutionRow.id, ExecutionRow.host, ExecutionRow.epoch, ExecutionRow.attempt_id, AttemptRow.number, AttemptRow.uuid)
+    .join(AttemptRow, AttemptRow.id == ExecutionRow.attempt_id)
+    .where(ExecutionRow.task_id == bindparam("task"), ExecutionRow.state == ExecutionState.RUNNING)
+    .order_by(ExecutionRow.id)
+)
+
+
+def running(connection: Connection, task_id: int) -> list[Claim]:
+    """The claims under which the running executions of a task were started."""
+    return [
+        Claim(
+            task_id=task_id,
+            execution_id=row.id,
+            attempt_id=row.attempt_id,
+            host=row.host,
+            attempt=Attempt(id=uuid.UUID(row.uuid), number=row.number, epoch=row.epoch),
+        )
+        for row in connection.execute(_RUNNING, {"task": task_id})
+    ]

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from models.states import ExecutionState, TaskState
 from models.values import Attempt, Command, Stream
 
+WORKER_STOPPED = "worker stopped"  # the reason of a task that its worker's death ended
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
@@ -35,6 +37,7 @@ class Task:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    cancel_requested_by: str | None = None
 
     @property
     def done(self) -> int:
@@ -112,6 +115,14 @@ class Claim:
     attempt_id: int
     host: str
     attempt: Attempt
+
+
+class OpenTask(NamedTuple):
+    """A task that has not ended, as its worker's successors see it."""
+
+    id: int
+    flow_run_id: uuid.UUID | None
+    cancel_requested_by: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,6 +47,14 @@ class Settings(BaseSettings):
         default=1024 * 1024, ge=2, description="bytes kept of each stream of a host: half from its start, half from its end"
     )
 
+    flow_runs: int = Field(default=4, ge=1, description="flow runs of a worker at the same time; others wait for their turn")
+    drain_grace: float = Field(
+        default=2, ge=0, allow_inf_nan=False, description="seconds that runs have to end by themselves when the worker is stopped"
+    )
+    lease: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+        default=15, description="seconds without a sign of life after which a worker counts as dead, and what it ran is ended"
+    )
+
     ssh_user: str | None = Field(default=None, description="SSH user; default: as ~/.ssh/config says")
     ssh_port: Port | None = Field(default=None, description="SSH port; default: as ~/.ssh/config says")
     ssh_identity: Path | None = Field(default=None, description="SSH private key that is offered first")

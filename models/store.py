@@ -1,22 +1,22 @@
 """The one object that owns all SQL: it opens tasks, moves executions and answers questions.
 
 Synchronous. The recorder's thread writes what runs report; everything else comes from threads of its callers. SQL is in
-three rooms: journal (what runs report), sweep (moves of many rows at once), reading (questions).
+four rooms: journal (what runs report), sweep (moves of many rows at once), reading (questions), workers (who lives).
 """
 
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self
 
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models import database, journal, reading, sweep
-from models.errors import UnavailableError
-from models.records import Claim, Entry, Execution, Piece, Task, TaskLine, TaskSpec
+from models import database, journal, reading, sweep, workers
+from models.errors import LeaseLostError, UnavailableError
+from models.records import WORKER_STOPPED, Claim, Entry, Execution, Finished, OpenTask, Outcome, Piece, Task, TaskLine, TaskSpec
 from models.rows import Row, row
 from models.states import ExecutionState, sources
 from models.tables import AttemptRow, ExecutionRow, StackRow, TaskRow
@@ -31,6 +31,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(write=True)
+        self._lease_of: str | None = None  # the worker in whose name everything is written
         self._lines = reading.Prepared(reading.TASK_LINES, engine.dialect)
 
     @classmethod
@@ -47,6 +48,8 @@ class Store:
     def _writing(self) -> Iterator[Connection]:
         try:
             with self._writer.begin() as connection:
+                if self._lease_of is not None:
+                    workers.check(connection, self._lease_of)
                 yield connection
         except OperationalError as error:  # locked, full, gone
             raise UnavailableError("database", str(error.orig)) from error
@@ -86,16 +89,90 @@ class Store:
     def close_task(self, task_id: int, *, canceled: bool = False, reason: str | None = None) -> Task:
         """End a task: what never started becomes `canceled`, what is still running `lost`, and its state follows from the counters."""
         with self._writing() as connection:
+            task = reading.task(connection, task_id)
+            if canceled and task.cancel_requested_by:
+                reason = _canceled_by(task)
             sweep.end_task(connection, task_id, canceled=canceled, reason=reason, now=time.time())
             return reading.task(connection, task_id)
 
-    def end_orphans(self, owner: str) -> list[uuid.UUID]:
-        """End every open task of `owner`'s predecessors (`host:home:incarnation` with another incarnation); returns their flow runs."""
+    def settle(self, task_id: int, dead: str, decided: Sequence[tuple[Claim, Outcome]]) -> bool:
+        """End a dead worker's task: what was running as `decided`, what never started `canceled`.
+
+        False, and the task stays open, while something of it runs about which nothing has been decided.
+        """
         with self._writing() as connection:
-            orphans = reading.orphans(connection, owner)
-            for task_id, _ in orphans:
-                sweep.end_task(connection, task_id, canceled=False, reason="worker stopped", now=time.time())
-            return [uuid.UUID(flow_run_id) for _, flow_run_id in orphans if flow_run_id]
+            task = next((task for task in reading.open_tasks(connection, dead) if task.id == task_id), None)
+            if task is None:
+                return True  # it has ended, or somebody has resumed it
+            now = time.time()
+            journal.write_each(connection, [Finished(claim, now, ExecutionState.RUNNING, outcome, (), {}) for claim, outcome in decided])
+            if reading.recount(connection, task.id)[ExecutionState.RUNNING]:
+                return False
+            asked = task.cancel_requested_by is not None
+            sweep.end_task(connection, task_id, canceled=asked, reason=_canceled_by(task) if asked else WORKER_STOPPED, now=now)
+            return True
+
+    # Cancels
+
+    def request_cancel(self, flow_run_id: uuid.UUID, by: str) -> bool:
+        """Ask for the end of a flow run's task; whoever runs it obeys. False when it has no open task, or somebody has asked before."""
+        with self._writing() as connection:
+            return sweep.request_cancel(connection, flow_run_id, by, time.time())
+
+    def cancels(self, owner: str) -> list[OpenTask]:
+        """The open tasks of a worker that somebody wants canceled."""
+        with self._engine.connect() as connection:
+            return reading.cancels(connection, owner)
+
+    # Workers
+
+    def take_lease(self, owner: str, seconds: float) -> None:
+        """Begin a worker's life. From now on this store writes in its name, and raises `LeaseLostError` once it was taken for dead."""
+        with self._writing() as connection:
+            workers.grant(connection, owner, seconds)
+        self._lease_of = owner
+
+    def renew_lease(self, owner: str, seconds: float) -> bool:
+        """Extend a worker's life; False when it was taken for dead."""
+        try:
+            with self._writing() as connection:
+                return workers.renew(connection, owner, seconds)
+        except LeaseLostError:
+            return False
+
+    def leave(self, owner: str) -> None:
+        """End a worker's own life."""
+        with suppress(LeaseLostError), self._writing() as connection:
+            workers.leave(connection, owner)
+
+    def living_workers(self) -> set[str]:
+        with self._engine.connect() as connection:
+            return workers.living(connection)
+
+    def dead_workers(self) -> list[str]:
+        """Those that have ended, or whose lease has run out, and of whom something may be left."""
+        with self._engine.connect() as connection:
+            return workers.dead(connection)
+
+    def take_over(self, dead: str, reaper: str, *, certainly: bool = False) -> bool:
+        """Shut out a dead worker for good, so that `reaper` ends what it left; False when it lives, or somebody else does that."""
+        with self._writing() as connection:
+            return workers.take_over(connection, dead, reaper, certainly=certainly)
+
+    def forget_worker(self, dead: str) -> None:
+        """Remove a dead worker of whom nothing is left."""
+        with self._writing() as connection:
+            workers.forget(connection, dead)
+
+    def open_tasks(self, owner: str) -> list[OpenTask]:
+        """The tasks of a worker that have not ended."""
+        with self._engine.connect() as connection:
+            return reading.open_tasks(connection, owner)
+
+    def running(self, task_id: int) -> list[Claim]:
+        """The claims of a task's running executions."""
+        with self._engine.connect() as connection:
+            return reading.running(connection, task_id)
 
     # What runs report
 
@@ -147,6 +224,10 @@ class Store:
         """Count the executions of a task by state from the rows themselves."""
         with self._engine.connect() as connection:
             return reading.recount(connection, task_id)
+
+
+def _canceled_by(task: Task | OpenTask) -> str:
+    return f"canceled by {task.cancel_requested_by}"
 
 
 def _insert_tasks(connection: Connection, specs: Sequence[TaskSpec], owner: str | None) -> list[int]:

@@ -1,8 +1,9 @@
 """Moves many rows of one task at once: a claim's leftovers, a task's end, the tasks of a dead worker."""
 
+import uuid
 from collections.abc import Set as AbstractSet
 
-from sqlalchemy import Connection, Update, bindparam, func, select, update
+from sqlalchemy import Connection, Update, bindparam, case, func, select, update
 
 from models import reading
 from models.states import TASK_MOVES, ExecutionState, TaskState, check_move
@@ -28,14 +29,23 @@ def start_task(connection: Connection, task_id: int, owner: str, now: float) -> 
     _move_task(connection, _START, task_id, TaskState.RUNNING, reading.recount(connection, task_id), new_owner=owner, now=now)
 
 
-def end_task(connection: Connection, task_id: int, *, canceled: bool, reason: str | None, now: float) -> None:
+def end_task(
+    connection: Connection,
+    task_id: int,
+    *,
+    canceled: bool,
+    reason: str | None,
+    now: float,
+    lost: str = "the flow run that followed it ended",
+) -> None:
     """End every execution that is still open, and then the task, whose state follows from its counters."""
     counts = reading.recount(connection, task_id)
     if any(counts[state] for state in (*_UNSTARTED, ExecutionState.RUNNING)):
         move(connection, task_id, _UNSTARTED, ExecutionState.CANCELED, reason or "the flow run ended before it started", now)
-        move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, reason or "the flow run that followed it ended", now)
+        move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, lost, now)
         counts = reading.recount(connection, task_id)
-    _move_task(connection, _END, task_id, _verdict(counts, canceled=canceled), counts, why=reason, now=now)
+    unclaimed = connection.scalar(_STATE, {"task": task_id}) == TaskState.PENDING  # which nothing can have failed
+    _move_task(connection, _END, task_id, _verdict(counts, canceled=canceled or unclaimed), counts, why=reason, now=now)
 
 
 def _verdict(counts: dict[ExecutionState, int], *, canceled: bool) -> TaskState:
@@ -44,13 +54,20 @@ def _verdict(counts: dict[ExecutionState, int], *, canceled: bool) -> TaskState:
     return TaskState.CANCELED if canceled else TaskState.FAILED
 
 
+_STATE = select(TaskRow.state).where(TaskRow.id == bindparam("task"))
 _MOVED = (
     update(TaskRow)
     .where(TaskRow.id == bindparam("task"), TaskRow.state.in_(bindparam("olds", expanding=True)))
     .values(state=bindparam("new"), **{state.value: bindparam(f"n_{state}") for state in ExecutionState})
 )
 _START = _MOVED.values(
-    owner=bindparam("new_owner"), started_at=func.coalesce(TaskRow.started_at, bindparam("now")), finished_at=None, reason=None
+    owner=bindparam("new_owner"),
+    started_at=func.coalesce(TaskRow.started_at, bindparam("now")),
+    finished_at=None,
+    reason=None,
+    # A request that ended the task before has been obeyed; one that came after its opening still counts.
+    cancel_requested_at=case((TaskRow.finished_at.is_(None), TaskRow.cancel_requested_at), else_=None),
+    cancel_requested_by=case((TaskRow.finished_at.is_(None), TaskRow.cancel_requested_by), else_=None),
 )
 _END = _MOVED.values(reason=bindparam("why"), finished_at=bindparam("now"))
 
@@ -61,3 +78,15 @@ def _move_task(
     olds = [old for old, news in TASK_MOVES.items() if new in news]
     counters = {f"n_{state}": number for state, number in counts.items()}
     connection.execute(statement, {"task": task_id, "new": new, "olds": olds, **counters, **values})
+
+
+_REQUEST_CANCEL = (
+    update(TaskRow)
+    .where(TaskRow.flow_run_id == bindparam("flow_run"), TaskRow.finished_at.is_(None), TaskRow.cancel_requested_at.is_(None))
+    .values(cancel_requested_at=bindparam("now"), cancel_requested_by=bindparam("who"))
+)
+
+
+def request_cancel(connection: Connection, flow_run_id: uuid.UUID, by: str, now: float) -> bool:
+    """Note that somebody wants a task canceled; False when it has ended, or somebody has asked before."""
+    return connection.execute(_REQUEST_CANCEL, {"flow_run": str(flow_run_id), "who": by, "now": now}).rowcount == 1

@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models.states import ExecutionState, TaskState
 from models.values import Stream
 
-VERSION = "0001"  # the newest step in migrations/
+VERSION = "0004"  # the newest step in migrations/
 
 
 class Base(DeclarativeBase):
@@ -38,6 +38,17 @@ class StackRow(Base):
     __tablename__ = "stack"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+
+
+class WorkerRow(Base):
+    """One life of one worker. Times are the database's own (workers.py)."""
+
+    __tablename__ = "worker"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    lease_until: Mapped[float] = mapped_column(Float)
+    ended_at: Mapped[float | None] = mapped_column(Float)  # from then on it can write nothing
+    reaper: Mapped[str | None]  # the worker that ends what this one left
 
 
 class TaskRow(Base):
@@ -70,6 +81,8 @@ class TaskRow(Base):
     created_at: Mapped[float] = mapped_column(Float)
     started_at: Mapped[float | None] = mapped_column(Float)
     finished_at: Mapped[float | None] = mapped_column(Float)
+    cancel_requested_at: Mapped[float | None] = mapped_column(Float)  # whoever runs the task obeys, or ends what a dead worker left
+    cancel_requested_by: Mapped[str | None]
 
     __table_args__ = (
         _one_of("state", TaskState),

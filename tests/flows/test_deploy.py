@@ -46,8 +46,9 @@ def test_prefect_yaml_names_the_same_deployments() -> None:
     written = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
     assert written["pull"] == []
     assert [
-        (item["name"], item["entrypoint"], item["description"], tuple(item["tags"]), item["pull"]) for item in written["deployments"]
-    ] == [(deployment.name, deployment.entrypoint, deployment.description, deployment.tags, []) for deployment in DEPLOYMENTS]
+        (item["name"], item["entrypoint"], item["description"], tuple(item["tags"]), item["pull"], item.get("schedules", []))
+        for item in written["deployments"]
+    ] == [(made.name, made.entrypoint, made.description, made.tags, [], [{"cron": made.cron}] if made.cron else []) for made in DEPLOYMENTS]
 
 
 def test_a_restart_keeps_what_people_have_set(worker: Worker, prefect_server: PrefectServer) -> None:

@@ -46,7 +46,7 @@ def test_tasks_run_side_by_side_in_the_worker(worker: Worker) -> None:
         ("fails", "FAILED", "the disk is on fire"),
         ("exits", "FAILED", "the flow tried to end its process: SystemExit(3)"),
         ("exits_in_a_task", "FAILED", "the flow tried to end its process: SystemExit(4)"),
-        ("not_async", "CRASHED", "is not async"),
+        ("not_async", "FAILED", "is not async"),
         ("not_a_flow", "CRASHED", "is not a flow"),
         ("missing", "CRASHED", "cannot be loaded"),
     ],

@@ -136,23 +136,6 @@ def test_a_claim_ends_what_nobody_follows_any_more_as_lost(store: Store) -> None
     assert states(store, task.id) == {"web1": ExecutionState.LOST, "web2": ExecutionState.QUEUED}
 
 
-def test_what_a_dead_worker_left_is_ended_and_nobody_else_is_touched(store: Store) -> None:
-    flow_run_id = uuid.uuid4()
-    mine = store.open_task(spec("running", "queued", flow_run_id=flow_run_id), "machine:home:dead")
-    first, _ = store.claim(mine.id, "machine:home:dead")
-    start(store, first)
-    other = store.open_task(spec("web1"), "machine:other:x")
-    alive = store.open_task(spec("web1"), OWNER)
-    assert store.end_orphans(OWNER) == [flow_run_id]
-    assert states(store, mine.id) == {"running": ExecutionState.LOST, "queued": ExecutionState.CANCELED}
-    ended = store.task(mine.id)
-    assert (ended.state, ended.reason) == (TaskState.FAILED, "worker stopped")
-    assert store.recount(mine.id) == ended.counts
-    assert {store.task(task.id).state for task in (other, alive)} == {TaskState.PENDING}
-    assert not finish(store, first), "the dead worker's late write must not count"
-    assert store.end_orphans(OWNER) == []
-
-
 _OUTCOMES = st.sampled_from(
     [
         SUCCEEDED,
