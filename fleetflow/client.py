@@ -31,6 +31,11 @@ class FlowRun:
     message: str
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it has not begun, and its state says why."""
+        return self.state == "SCHEDULED" and bool(self.message)
+
+    @property
     def is_final(self) -> bool:
         return self.state in _FINAL
 

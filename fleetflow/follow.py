@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fleetflow import doorbell, stack
 from fleetflow.client import Prefect
 from fleetflow.results import to_stderr, to_stdout
+from fleetflow.text import inert
 from models.errors import UnavailableError
 from models.records import TaskLine
 from models.settings import Settings
@@ -29,8 +30,12 @@ OnProgress = Callable[[TaskLine], None]
 class Follower:
     """Follows one flow run; may be asked again after an interruption, and then goes on where it was."""
 
-    def __init__(self, settings: Settings, prefect: Prefect, flow_run_id: uuid.UUID) -> None:
+    def __init__(
+        self, settings: Settings, prefect: Prefect, flow_run_id: uuid.UUID, *, on_waiting: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.flow_run_id = flow_run_id
+        self._on_waiting = on_waiting
+        self._waits_for = ""
         self._settings = settings
         self._prefect = prefect
         self._over = threading.Event()  # the flow run has ended
@@ -90,6 +95,9 @@ class Follower:
             raise UnavailableError("Prefect", "the flow run has been deleted")
         if found.is_final:
             self._over.set()
+        elif found.is_waiting and found.message != self._waits_for:
+            self._waits_for = found.message
+            self._on_waiting(f"flow run {self.flow_run_id} {inert(found.message[0].lower() + found.message[1:])}")
 
     def _listen(self) -> None:
         answer = doorbell.watch(self._settings.home, self.flow_run_id)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleetflow import stack
+from fleetflow.cancel import request_cancel
 from fleetflow.interrupts import Interrupts
 from fleetflow.results import Printer, to_stderr, to_stdout
 from fleetflow.text import inert
@@ -142,7 +143,7 @@ def _check_database(settings: Settings, theirs: str | None) -> None:
 def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, printer: Printer, interrupts: Interrupts) -> int:
     from fleetflow.follow import Follower
 
-    follower = Follower(settings, prefect, flow_run_id)
+    follower = Follower(settings, prefect, flow_run_id, on_waiting=to_stderr)
     task = follower.ended_at_once(_AT_ONCE, printer.take) or _follow(settings, prefect, follower, printer, interrupts)
     printer.finish()
     if interrupts.asked:
@@ -167,7 +168,7 @@ def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: P
     name = f"task {task.id}" if task else f"flow run {follower.flow_run_id}"
     typer.echo(f"canceling {name}; Ctrl-C again leaves at once", err=True)
     try:
-        prefect.cancel(follower.flow_run_id)
+        request_cancel(store, prefect, follower.flow_run_id)
         follower.until_ended(store, printer.take, lambda _: None)
     except KeyboardInterrupt:
         typer.echo(f"left {name} while it is being canceled; `fleetflow task list` shows how it ends", err=True)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -88,7 +87,7 @@ def down_command() -> None:
         typer.echo("nothing was running")
         return
     typer.echo(f"ending {', '.join(f'{name} (process {process.pid})' for name, process in living.items())}")
-    _end(settings.home, state)
+    _end(settings, state)
     typer.echo("the stack has ended")
 
 
@@ -188,7 +187,7 @@ def _run_in_foreground(settings: Settings) -> None:
         typer.echo("ending the stack", err=True)
     finally:
         os.close(theirs)
-        _await_end(settings.home, supervisor)
+        _await_end(settings, supervisor)
     if not ending.asked and supervisor.returncode:
         raise _explain(settings, supervisor.returncode)
 
@@ -217,27 +216,28 @@ class _Ending:
         raise _Terminated
 
 
-def _await_end(home: Path, supervisor: "subprocess.Popen[bytes]") -> None:
+def _await_end(settings: Settings, supervisor: "subprocess.Popen[bytes]") -> None:
     """Wait for a supervisor whose lifeline we have closed; another Ctrl-C ends everything at once."""
     try:
-        supervisor.wait(_STOP)
+        supervisor.wait(_STOP + settings.drain_grace)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        if state := read_state(home):
+        if state := read_state(settings.home):
             _kill(state)
         supervisor.kill()
         supervisor.wait()
 
 
-def _end(home: Path, state: StackState) -> None:
+def _end(settings: Settings, state: StackState) -> None:
+    patience = _STOP + settings.drain_grace
     if state.supervisor.is_alive():
         state.supervisor.send(signal.SIGTERM)
-        ended = state.supervisor.wait(_STOP)
+        ended = state.supervisor.wait(patience)
     else:  # killed; its children end by themselves, for their lifeline is cut
-        ended = wait_all(state.living().values(), _STOP)
+        ended = wait_all(state.living().values(), patience)
     if not ended:
-        typer.echo(f"it has not ended within {_STOP:g} s; killing it", err=True)
+        typer.echo(f"it has not ended within {patience:g} s; killing it", err=True)
     _kill(state)
-    forget_state(home)
+    forget_state(settings.home)
 
 
 def _kill(state: StackState) -> None:

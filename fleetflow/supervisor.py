@@ -192,7 +192,8 @@ class Supervisor:
         for child in reversed(self._children):
             if child.process is not None and child.popen is not None:
                 child.process.send(signal.SIGTERM)
-                self._await_end(child.popen, _GRACE[child.name])
+                grace = _GRACE[child.name] + (self._settings.drain_grace if child.name == WORKER else 0)
+                self._await_end(child.popen, grace)
                 child.process.send(signal.SIGKILL)
                 child.popen.wait()
         left = [process for process in of_session(os.getsid(0)) if process.pid != os.getpid()]

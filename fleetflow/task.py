@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleetflow import stack
+from fleetflow.cancel import request_cancel
 from fleetflow.results import Printer
 from fleetflow.text import clock, inert
 from models.errors import NotFoundError, UsageError
@@ -96,6 +97,7 @@ def _details(task: "Task") -> list[tuple[str, str]]:
     rows += [("env", inert(f"{name}={value}")) for name, value in command.env.items()]
     rows += [("cwd", inert(command.cwd))] if command.cwd else []
     rows += [("timeout", f"{command.timeout:g} s")] if command.timeout else []
+    rows += [("cancel", f"asked for by {inert(task.cancel_requested_by)}")] if task.cancel_requested_by and not task.state.is_final else []
     times = (("created", task.created_at), ("started", task.started_at), ("finished", task.finished_at))
     rows += [(name, shown) for name, seconds in times if (shown := clock(seconds))]
     return rows + ([("flow run", str(task.flow_run_id))] if task.flow_run_id else [])
@@ -158,7 +160,7 @@ def cancel(name: Name, no_wait: Annotated[bool, typer.Option("--no-wait", help="
         raise UsageError(f"task {task.id} belongs to no flow run")
     endpoint = stack.ensure_stack(settings)
     with Prefect(endpoint.api_url, endpoint.auth) as prefect:
-        prefect.cancel(task.flow_run_id)
+        request_cancel(store, prefect, task.flow_run_id)
         if no_wait:
             return
         ended = Follower(settings, prefect, task.flow_run_id).until_ended(store, lambda _: None, lambda _: None)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from models.owner import Owner
 from models.store import Store
 from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker, run_worker
+from tests.stacks import marked, new_word
 from tests.until import until
 
 
@@ -67,11 +69,7 @@ def test_a_second_signal_ends_the_worker_at_once_and_its_successor_ends_the_run(
 
 def test_a_killed_worker_leaves_nothing_that_its_successor_does_not_end(doomed: Worker, tmp_path: Path) -> None:
     runs_on, cancelling = _begin(doomed, "wait_for", tmp_path / "a"), _begin(doomed, "wait_for", tmp_path / "b")
-    task = doomed.server.post(
-        f"/deployments/{doomed.deploy('flows.run_command.run_command')}/create_flow_run",
-        parameters={"command": "sleep 60", "target": "localhost"},
-        idempotency_key=uuid.uuid4().hex,
-    )["id"]
+    task = doomed.run_command("sleep 60")
     store = Store.open(f"sqlite:///{doomed.home / 'fleetflow.db'}")
     until(lambda: _states(store, task) == ("running", ["running"]), 20, "the command to run")
     doomed.kill()
@@ -142,7 +140,57 @@ def test_prefects_own_command_starts_the_worker_too(prefect_server: PrefectServe
         try:
             until(lambda: worker.is_ready(by_hand), 60)
             assert (worker.ask({"ping": True}) or {})["worker"] == "by hand"
+            run = _begin(worker, "wait_for", tmp_path / "file")
+            another = subprocess.Popen([*command[:-1], "another"], env=worker.environment, cwd=tmp_path, stdout=subprocess.PIPE)
+            assert another.stdout is not None
+            assert b"polling" in another.stdout.readline(), "one has the socket"
+            until(lambda: b"started" in another.stdout.readline(), 30)  # type: ignore[union-attr]  # as above
+            assert worker.flow_run(run)["state_type"] == "RUNNING", "it leaves alone what a living worker of its home runs"
+            by_hand.kill()
+            by_hand.wait()
+            assert worker.end_of(run, 10)["state_type"] == "CRASHED", "a lock says at once that it has died"
             assert worker.run("quick")["state_type"] == "COMPLETED"
         finally:
+            by_hand.kill()
+            by_hand = another
             by_hand.terminate()
             assert by_hand.wait(30) == 0, (tmp_path / "log").read_text()
+
+
+def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(prefect_server: PrefectServer, tmp_path: Path) -> None:
+    """Another worker on the same database has ended what it ran, and says so; it ends its commands, and itself."""
+    database = {"FLEETFLOW_DATABASE_URL": f"sqlite:///{tmp_path / 'shared.db'}", "FLEETFLOW_LEASE": "2"}
+    word = new_word()
+    with run_worker(prefect_server, tmp_path / "sleeper", **database) as sleeper:
+        other = Worker(prefect_server, tmp_path / "other", pool=sleeper.pool, settings=database)
+        other.home.mkdir()
+        other.process = other.spawn()
+        runs_on = sleeper.run_command("echo begun; sleep 60", env=[f"WORD={word}"])
+        store = Store.open(sleeper.database)
+        until(lambda: _states(store, runs_on) == ("running", ["running"]), 30, "the command to run")
+        until(lambda: other.is_ready(other.process), 60)  # type: ignore[arg-type]  # it was spawned
+        first, second = (sleeper, other) if sleeper.flow_run(runs_on)["infrastructure_pid"] in _lives(sleeper) else (other, sleeper)
+        assert first.process is not None
+        first.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        state = second.end_of(runs_on, 20)["state"]
+        assert time.monotonic() - began < 2 + 10
+        assert (state["type"], state["message"]) == ("CRASHED", "The worker that ran this flow run stopped before its end")
+        assert _states(store, runs_on) == ("failed", ["lost"])
+        task = store.task_of_flow_run(uuid.UUID(runs_on))
+        assert task is not None
+        before = (task, store.executions(task.id), second.flow_run(runs_on)["state"]["id"])
+        assert before[1][0].error == "its worker died"
+        first.process.send_signal(signal.SIGCONT)
+        assert first.process.wait(30) == 1
+        assert "taken for dead" in first.log
+        assert not marked(word), "its command ended with it"
+        assert (store.task(task.id), store.executions(task.id), second.flow_run(runs_on)["state"]["id"]) == before
+        assert second.run("quick")["state_type"] == "COMPLETED"
+        store.close()
+        second.kill()
+
+
+def _lives(worker: Worker) -> str:
+    """The owner that the worker writes, as far as its home and process make it."""
+    return " ".join(f"{Owner.load(worker.home)}".rpartition(":")[0] + ":" + path.name for path in (worker.home / "workers").iterdir())

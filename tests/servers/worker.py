@@ -28,6 +28,7 @@ class Worker:
     server: PrefectServer
     home: Path
     pool: str = field(default_factory=lambda: f"pool-{uuid.uuid4().hex[:8]}")
+    settings: dict[str, str] = field(default_factory=dict)  # more of its environment
     process: "subprocess.Popen[bytes] | None" = None
     _lifeline: int = -1
 
@@ -35,7 +36,11 @@ class Worker:
     def environment(self) -> dict[str, str]:
         paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]  # for the flows of the tests
         ours = {"FLEETFLOW_HOME": str(self.home), "FLEETFLOW_WORK_POOL": self.pool, "PYTHONPATH": os.pathsep.join(paths)}
-        return self.server.environment | ours
+        return self.server.environment | ours | self.settings
+
+    @property
+    def database(self) -> str:
+        return self.settings.get("FLEETFLOW_DATABASE_URL", f"sqlite:///{self.home / 'fleetflow.db'}")
 
     @property
     def log(self) -> str:
@@ -107,9 +112,21 @@ class Worker:
         run = self.server.post(f"/deployments/{deployment}/create_flow_run", parameters=parameters, idempotency_key=key)
         return str(run["id"])
 
+    def run_command(self, command: str, target: str = "localhost", **parameters: object) -> str:
+        """Start `run-command`; returns the flow run's id."""
+        deployment = self.deploy("flows.run_command.run_command")
+        asked = {"command": command, "target": target, **parameters}
+        run = self.server.post(f"/deployments/{deployment}/create_flow_run", parameters=asked, idempotency_key=uuid.uuid4().hex)
+        return str(run["id"])
+
     def run(self, flow: str, **parameters: object) -> dict[str, Any]:
         """Run a flow of `tests.flows.tiny` to its end; returns the flow run."""
         return self.end_of(self.trigger(flow, **parameters))
+
+    def task_runs(self, flow_run_id: str) -> list[str]:
+        """The states of a flow run's task runs."""
+        found = self.server.post("/task_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})
+        return [task["state_type"] for task in found]
 
     def flow_run(self, flow_run_id: str) -> dict[str, Any]:
         run: dict[str, Any] = self.server.get(f"/flow_runs/{flow_run_id}")
@@ -129,10 +146,10 @@ class Worker:
 
 
 @contextmanager
-def run_worker(server: PrefectServer, home: Path) -> Iterator[Worker]:
+def run_worker(server: PrefectServer, home: Path, **settings: str) -> Iterator[Worker]:
     """A worker that is running."""
     home.mkdir(parents=True, exist_ok=True)
-    worker = Worker(server, home)
+    worker = Worker(server, home, settings=settings)
     worker.start()
     try:
         yield worker
