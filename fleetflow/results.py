@@ -43,6 +43,10 @@ class Printer:
         """Write by these from now on: a progress bar must step aside for each line."""
         self._out, self._err = out, err
 
+    def say(self, line: str) -> None:
+        """Say something that is no result."""
+        self._err(line)
+
     def take(self, row: "Row") -> None:
         if self.as_json:
             self._out(json.dumps(row))

@@ -143,7 +143,7 @@ def _check_database(settings: Settings, theirs: str | None) -> None:
 def _wait(settings: Settings, prefect: "Prefect", flow_run_id: uuid.UUID, printer: Printer, interrupts: Interrupts) -> int:
     from fleetflow.follow import Follower
 
-    follower = Follower(settings, prefect, flow_run_id, on_waiting=to_stderr)
+    follower = Follower(settings, prefect, flow_run_id, on_waiting=printer.say)
     task = follower.ended_at_once(_AT_ONCE, printer.take) or _follow(settings, prefect, follower, printer, interrupts)
     printer.finish()
     if interrupts.asked:

@@ -69,13 +69,14 @@ def test_a_task_ends_as_it_should_whatever_prefect_answers(
     worker: Worker, proxy: Proxy, store: Store, tmp_path: Path, fault: Fault, only: str
 ) -> None:
     witness = tmp_path / "witness"
+    before = len(store.tasks(1000))
     with proxy.spoiling(_first_of_each(fault, only)) as spoiled:
         run = worker.run_command(f"echo once >> {witness}; echo hi")
         assert worker.end_of(run)["state_type"] == "COMPLETED"
         assert any(request.endswith("/set_state") for request in spoiled)
     task = _task(store, run)
     assert (task.state, task.counts[ExecutionState.SUCCEEDED]) == (TaskState.SUCCEEDED, 1)
-    assert [line.flow_run_id for line in store.tasks()].count(str(task.flow_run_id)) == 1
+    assert len(store.tasks(1000)) == before + 1
     assert witness.read_text() == "once\n"
     assert [execution.attempt for execution in store.executions(task.id)] == [1]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import time
 import uuid
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from models.owner import Owner
+from models.store import Store
 from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker
 from tests.until import until
+
+OUTAGE = float(os.environ.get("OUTAGE_SECONDS", "2"))  # of Prefect's server; a soak may take a minute
 
 
 def test_a_flow_run_ends_completed_under_its_own_name(worker: Worker) -> None:
@@ -157,6 +161,35 @@ def test_a_run_to_cancel_that_nobody_runs_ends_cancelled(worker: Worker) -> None
     assert worker.end_of(run)["state_type"] == "CANCELLED"
 
 
+# Turns
+
+
+def test_five_runs_at_once_wait_for_their_turn_oldest_first_and_say_so(worker: Worker, tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(6)]
+    runs = [worker.trigger("wait_for", file=str(file)) for file in files]
+    until(lambda: all(Path(f"{file}.started").exists() for file in files[:4]), 20, "the first four to start")
+    until(lambda: [worker.flow_run(run)["state_name"] for run in runs[4:]] == ["Waiting"] * 2, 20, "the others to be told")
+    waiting = worker.flow_run(runs[4])["state"]
+    assert waiting["type"] == "SCHEDULED"
+    assert "Waits for its turn" in waiting["message"]
+    urgent = worker.start_deployment("tests.flows.tiny.quick", tags=("maintenance",))
+    assert worker.end_of(urgent)["state_type"] == "COMPLETED", "maintenance does not wait for people's runs"
+    files[0].touch()
+    until(Path(f"{files[4]}.started").exists, 10, "the oldest of those that wait")
+    assert not Path(f"{files[5]}.started").exists()
+    worker.cancel(runs[5])
+    assert worker.end_of(runs[5])["state_type"] == "CANCELLED", "one that waits can be cancelled"
+    for file in files[1:5]:
+        file.touch()
+    assert [worker.end_of(run)["state_type"] for run in runs[:5]] == ["COMPLETED"] * 5
+    assert not Path(f"{files[5]}.started").exists()
+
+
+def test_the_flow_that_reaps_says_what_it_found(worker: Worker) -> None:
+    run = worker.end_of(worker.start_deployment("flows.maintenance.reap_lost"))
+    assert (run["state_type"], run["state"]["message"]) == ("COMPLETED", "nobody has died")
+
+
 # Schedules
 
 
@@ -176,12 +209,19 @@ def test_a_run_survives_an_outage_of_prefects_server(worker: Worker, prefect_ser
     file, other = tmp_path / "file", tmp_path / "other"
     run, cancelled = worker.trigger("wait_for", file=str(file)), worker.trigger("wait_for", file=str(other))
     until(lambda: Path(f"{file}.started").exists() and Path(f"{other}.started").exists(), 20, "both runs to start")
+    task = worker.run_command("sleep 0.5; echo done")
+    store = Store.open(worker.database)
+    until(lambda: (line := store.line_of_flow_run(uuid.UUID(task))) and line.running, 20, "the command to run")
     prefect_server.kill()
     prefect_server.listener.close()  # nobody at the port, as after a crash
     file.touch()  # so it ends while there is nobody to tell
-    time.sleep(1)
+    time.sleep(OUTAGE)
+    until(lambda: (line := store.line_of_flow_run(uuid.UUID(task))) and line.succeeded == 1, 10, "the host to end all the same")
     prefect_server.start_again()
     assert worker.end_of(run)["state_type"] == "COMPLETED"
+    assert worker.end_of(task)["state_type"] == "COMPLETED"
+    assert [execution.attempt for execution in store.executions(store.tasks(1)[0].id)] == [1]
+    store.close()
     worker.cancel(cancelled)
     assert worker.end_of(cancelled)["state_type"] == "CANCELLED"
     assert worker.run("quick")["state_type"] == "COMPLETED"

@@ -105,19 +105,18 @@ class Worker:
         body = {"name": "test", "flow_id": flow_id, "entrypoint": flow, "work_pool_name": self.pool, "pull_steps": []}
         return str(self.server.post("/deployments/", **body | {"enforce_parameter_schema": False} | fields)["id"])
 
+    def start_deployment(self, flow: str, parameters: dict[str, object] | None = None, tags: tuple[str, ...] = ()) -> str:
+        """Deploy a flow and start it; returns the flow run's id."""
+        body = {"parameters": parameters or {}, "tags": tags, "idempotency_key": uuid.uuid4().hex}
+        return str(self.server.post(f"/deployments/{self.deploy(flow)}/create_flow_run", **body)["id"])
+
     def trigger(self, flow: str, **parameters: object) -> str:
         """Start a flow of `tests.flows.tiny`; returns the flow run's id."""
-        deployment = self.deploy(f"tests.flows.tiny.{flow}")
-        key = uuid.uuid4().hex
-        run = self.server.post(f"/deployments/{deployment}/create_flow_run", parameters=parameters, idempotency_key=key)
-        return str(run["id"])
+        return self.start_deployment(f"tests.flows.tiny.{flow}", parameters)
 
     def run_command(self, command: str, target: str = "localhost", **parameters: object) -> str:
         """Start `run-command`; returns the flow run's id."""
-        deployment = self.deploy("flows.run_command.run_command")
-        asked = {"command": command, "target": target, **parameters}
-        run = self.server.post(f"/deployments/{deployment}/create_flow_run", parameters=asked, idempotency_key=uuid.uuid4().hex)
-        return str(run["id"])
+        return self.start_deployment("flows.run_command.run_command", {"command": command, "target": target, **parameters})
 
     def run(self, flow: str, **parameters: object) -> dict[str, Any]:
         """Run a flow of `tests.flows.tiny` to its end; returns the flow run."""
