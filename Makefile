@@ -12,7 +12,7 @@ export CMD TARGET
 TEST_PROGRAMS := sshd:openssh-server ssh:openssh-client ssh-agent:openssh-client dropbear:dropbear-bin dash:dash bash:bash \
 	busybox:busybox tcsh:tcsh fish:fish ip:iproute2 ps:procps setsid:util-linux strace:strace
 
-.PHONY: run test check bench profile setup lock clean
+.PHONY: run test check bench profile soak setup lock clean
 
 run: setup
 	@.venv/bin/fleetflow run "$$CMD" --target "$$TARGET"; code=$$?; .venv/bin/fleetflow status; exit $$code
@@ -39,6 +39,11 @@ profile: setup
 	.venv/bin/memray run --quiet --output "build/$(NAME).bin" "profiling/profile_$(NAME).py"
 	.venv/bin/memray flamegraph --force --output "build/$(NAME).html" "build/$(NAME).bin"
 	.venv/bin/memray summary "build/$(NAME).bin" | head -20
+
+# Twenty tasks at once on a hundred hosts, ROUNDS times.
+soak: setup
+	@sh tests/programs.sh $(TEST_PROGRAMS)
+	PYTHONPATH=. .venv/bin/python profiling/soak_tasks.py --rounds "$(or $(ROUNDS),5)"
 
 setup: .venv/.ready
 

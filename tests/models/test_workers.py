@@ -1,12 +1,15 @@
 """Leases, what becomes of a dead worker's tasks, and cancels, as the store keeps them."""
 
 import asyncio
+import sqlite3
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
+from models import database
 from models.errors import LeaseLostError
 from models.lease import Lease
 from models.records import WORKER_STOPPED, Outcome, Printed
@@ -183,3 +186,29 @@ async def test_who_waits_to_be_sure_hears_of_the_loss(store: Store, other: Store
     lease.when_lost(again.set)
     assert again.is_set(), "whoever asks too late is told at once"
     lease.close()
+
+
+def test_what_was_open_before_there_were_leases_belongs_to_a_dead_worker(tmp_path: Path) -> None:
+    from alembic import command, config
+
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    engine = database.connect(url, create=True)
+    settings = config.Config(attributes={"engine": engine})
+    settings.set_main_option("script_location", "models:migrations")
+    command.upgrade(settings, "0001")
+    raw = sqlite3.connect(tmp_path / "old.db")
+    for number, owner, finished in ((1, DEAD, None), (2, DEAD, None), (3, "machine:home:left", 5.0), (4, None, None)):
+        state = "failed" if finished else "pending"
+        raw.execute(
+            "INSERT INTO task (id, name, script, env, stdin, target, owner, state, hosts, pending, created_at, finished_at)"
+            " VALUES (?, 'old', 'true', '{}', '', 'web1', ?, ?, 1, 1, 1.0, ?)",
+            (number, owner, state, finished),
+        )
+    raw.commit()
+    raw.close()
+    engine.dispose()
+    database.upgrade(url)
+    store = Store.open(url)
+    assert store.dead_workers() == [DEAD]
+    assert [task.id for task in store.open_tasks(DEAD)] == [1, 2]
+    store.close()
