@@ -49,6 +49,7 @@ class Reaper:
         self._owner = owner
         self._home = home
         self._work_pool = work_pool
+        self._forgotten: set[int] = set()
 
     async def reap(self, *, thoroughly: bool = False) -> list[str]:
         """End what dead workers left, the store first; returns those of whom nothing is left.
@@ -65,6 +66,16 @@ class Reaper:
         if not kept:
             await asyncio.to_thread(self._forget, dead)
         return dead
+
+    async def end_forgotten(self, running: Sequence[UUID]) -> None:
+        """End our own tasks whose run has ended without them, as when the database was away at that moment. Seen twice, to be sure."""
+        tasks = await asyncio.to_thread(self._store.open_tasks, str(self._owner))
+        forgotten = [task for task in tasks if task.flow_run_id is not None and task.flow_run_id not in running]
+        for task in forgotten:
+            if task.id in self._forgotten:
+                log.warning("ending task %d, whose flow run has ended without it", task.id)
+                await asyncio.to_thread(self._store.close_task, task.id, reason="the flow run ended before it")
+        self._forgotten = {task.id for task in forgotten}
 
     async def end_cancelling(self, running: Sequence[UUID]) -> None:
         """End runs that somebody wants cancelled and that nobody runs, such as one that waits for a retry."""

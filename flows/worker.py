@@ -173,7 +173,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         work = (
             self._poll_on(steering),
             self._heartbeat(),
-            self._reap_on(min(settings.lease / 3, _REAP)),
+            self._reap_on(steering, min(settings.lease / 3, _REAP)),
             steering.watch_cancels(),
             steering.obey_requests(),
         )
@@ -229,11 +229,12 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             self._doorbell.forget(flow_run.id)
             steering.take(flow_run)
 
-    async def _reap_on(self, every: float) -> None:
+    async def _reap_on(self, steering: Steering, every: float) -> None:
         while True:
             await asyncio.sleep(every)
             try:
                 await self._reaper.reap()
+                await self._reaper.end_forgotten([run.id for run in steering.under_way])
             except Exception as error:  # noqa: BLE001 - Prefect or the database is away: the next look may get through
                 log.warning("cannot end what dead workers left: %r", error)
 

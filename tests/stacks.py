@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,13 @@ class Stack:
         )  # fmt: skip
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+    def start(self, *arguments: str, stderr: Path | None = None) -> "subprocess.Popen[bytes]":
         """Start `fleetflow ARGUMENTS` in a process group of its own, as a terminal does."""
-        return subprocess.Popen(
-            [str(PROGRAM), *arguments], env=self.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            process_group=0, cwd=self.home.parent,
-        )  # fmt: skip
+        with stderr.open("wb") if stderr else nullcontext(subprocess.PIPE) as into:
+            return subprocess.Popen(
+                [str(PROGRAM), *arguments], env=self.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=into,
+                process_group=0, cwd=self.home.parent,
+            )  # fmt: skip
 
     def rows(self, *arguments: str) -> list[dict[str, Any]]:
         """The objects that `fleetflow ARGUMENTS --json` prints."""

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -129,32 +130,36 @@ def test_a_home_with_a_long_path_has_a_socket_too(prefect_server: PrefectServer,
         assert worker.ask({"watch": worker.trigger("quick")}) is not None
 
 
-def test_prefects_own_command_starts_the_worker_too(prefect_server: PrefectServer, tmp_path: Path) -> None:
+@contextmanager
+def _by_hand(worker: Worker, name: str) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
+    """A worker as Prefect's own command starts it, and its log."""
+    prefect = shutil.which("prefect", path=str(Path(sys.executable).parent))
+    assert prefect is not None
+    command = [prefect, "worker", "start", "--pool", worker.pool, "--type", "fleetflow", "--name", name]
+    path = worker.home / f"{name}.log"
+    with path.open("wb") as log:
+        process = subprocess.Popen(command, env=worker.environment, cwd=worker.home, stdout=log, stderr=log)
+    try:
+        yield process, path
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_prefects_own_command_starts_workers_too_and_several_on_one_home(prefect_server: PrefectServer, tmp_path: Path) -> None:
     with run_worker(prefect_server, tmp_path / "home") as worker:  # makes the pool and the database
         assert worker.terminate() == 0
-        prefect = shutil.which("prefect", path=str(Path(sys.executable).parent))
-        assert prefect is not None
-        command = [prefect, "worker", "start", "--pool", worker.pool, "--type", "fleetflow", "--name", "by hand"]
-        with (tmp_path / "log").open("wb") as log:
-            by_hand = subprocess.Popen(command, env=worker.environment, cwd=tmp_path, stdout=log, stderr=log)
-        try:
-            until(lambda: worker.is_ready(by_hand), 60)
-            assert (worker.ask({"ping": True}) or {})["worker"] == "by hand"
+        with _by_hand(worker, "first") as (first, one), _by_hand(worker, "second") as (second, other):
+            until(lambda: "started!" in one.read_text() and "started!" in other.read_text(), 60, "both workers")
+            assert (worker.ask({"ping": True}) or {})["worker"] in {"first", "second"}
             run = _begin(worker, "wait_for", tmp_path / "file")
-            another = subprocess.Popen([*command[:-1], "another"], env=worker.environment, cwd=tmp_path, stdout=subprocess.PIPE)
-            assert another.stdout is not None
-            assert b"polling" in another.stdout.readline(), "one has the socket"
-            until(lambda: b"started" in another.stdout.readline(), 30)  # type: ignore[union-attr]  # as above
-            assert worker.flow_run(run)["state_type"] == "RUNNING", "it leaves alone what a living worker of its home runs"
-            by_hand.kill()
-            by_hand.wait()
-            assert worker.end_of(run, 10)["state_type"] == "CRASHED", "a lock says at once that it has died"
+            pid = int(_life(worker, run).read_text())
+            dead = first if first.pid == pid else second
+            assert dead.pid == pid
+            dead.kill()
+            dead.wait()
+            assert worker.end_of(run, 15)["state_type"] == "CRASHED", "a lock says at once that it has died"
             assert worker.run("quick")["state_type"] == "COMPLETED"
-        finally:
-            by_hand.kill()
-            by_hand = another
-            by_hand.terminate()
-            assert by_hand.wait(30) == 0, (tmp_path / "log").read_text()
 
 
 def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(prefect_server: PrefectServer, tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(pref
         store = Store.open(sleeper.database)
         until(lambda: _states(store, runs_on) == ("running", ["running"]), 30, "the command to run")
         until(lambda: other.is_ready(other.process), 60)  # type: ignore[arg-type]  # it was spawned
-        first, second = (sleeper, other) if sleeper.flow_run(runs_on)["infrastructure_pid"] in _lives(sleeper) else (other, sleeper)
+        first, second = (sleeper, other) if _life(sleeper, runs_on).exists() else (other, sleeper)
         assert first.process is not None
         first.process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
@@ -191,6 +196,7 @@ def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(pref
         second.kill()
 
 
-def _lives(worker: Worker) -> str:
-    """The owner that the worker writes, as far as its home and process make it."""
-    return " ".join(f"{Owner.load(worker.home)}".rpartition(":")[0] + ":" + path.name for path in (worker.home / "workers").iterdir())
+def _life(worker: Worker, flow_run_id: str) -> Path:
+    """The lock of the process that runs a flow run, if it is one of `worker`'s home."""
+    incarnation = worker.flow_run(flow_run_id)["infrastructure_pid"].rpartition(":")[2]
+    return worker.home / "workers" / str(incarnation)

@@ -4,9 +4,21 @@ from pathlib import Path
 
 from tests.burst import Burst
 from tests.stacks import Stack
+from tests.until import until
 
 
 def test_twenty_tasks_at_once_lose_nothing_and_create_nothing_twice(stack: Stack, tmp_path: Path) -> None:
     burst = Burst(stack, tmp_path / "witness", tasks=20, hosts=5)
     assert burst.run(90) == ["COMPLETED"] * 20
     burst.check()
+
+
+def test_a_run_says_that_it_waits_for_its_turn(stack: Stack, tmp_path: Path) -> None:
+    go, said = tmp_path / "go", tmp_path / "said"
+    crowd = [stack.create_run(command=f"while [ ! -e {go} ]; do sleep 0.1; done", target="localhost") for _ in range(4)]
+    until(lambda: {stack.flow_run(run)["state"]["type"] for run in crowd} == {"RUNNING"}, 30, "four runs to fill all places")
+    process = stack.start("run", "echo mine", "-t", "localhost", stderr=said)
+    until(lambda: "waits for its turn: worker" in said.read_text(), 30, "a word on why nothing happens")
+    go.touch()
+    assert process.wait(60) == 0
+    assert {stack.ended(run)["state"]["type"] for run in crowd} == {"COMPLETED"}
