@@ -88,6 +88,7 @@ class Steering:
             log.exception("flow run %s could not be followed", flow_run.id)
         finally:
             del self._runs[flow_run.id], self._flow_runs[flow_run.id]
+            self._unwanted.discard(flow_run.id)  # it may be retried, and cancelled once more
             self._on_free()
 
     async def watch_cancels(self) -> None:
@@ -135,7 +136,6 @@ class Steering:
             if run.id not in self._unwanted:
                 self._unwanted.add(run.id)
                 await self._cancel(run.id, _PREFECT, _reason(_PREFECT))
-        self._unwanted &= self._runs.keys()
 
     async def drain(self, grace: float) -> None:
         """Let runs end by themselves for `grace` seconds, stop the rest, and give an end to those that do not heed it."""

@@ -8,7 +8,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -130,36 +129,31 @@ def test_a_home_with_a_long_path_has_a_socket_too(prefect_server: PrefectServer,
         assert worker.ask({"watch": worker.trigger("quick")}) is not None
 
 
-@contextmanager
-def _by_hand(worker: Worker, name: str) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
-    """A worker as Prefect's own command starts it, and its log."""
-    prefect = shutil.which("prefect", path=str(Path(sys.executable).parent))
-    assert prefect is not None
-    command = [prefect, "worker", "start", "--pool", worker.pool, "--type", "fleetflow", "--name", name]
-    path = worker.home / f"{name}.log"
-    with path.open("wb") as log:
-        process = subprocess.Popen(command, env=worker.environment, cwd=worker.home, stdout=log, stderr=log)
-    try:
-        yield process, path
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_prefects_own_command_starts_workers_too_and_several_on_one_home(prefect_server: PrefectServer, tmp_path: Path) -> None:
-    with run_worker(prefect_server, tmp_path / "home") as worker:  # makes the pool and the database
-        assert worker.terminate() == 0
-        with _by_hand(worker, "first") as (first, one), _by_hand(worker, "second") as (second, other):
-            until(lambda: "started!" in one.read_text() and "started!" in other.read_text(), 60, "both workers")
-            assert (worker.ask({"ping": True}) or {})["worker"] in {"first", "second"}
-            run = _begin(worker, "wait_for", tmp_path / "file")
-            pid = int(_life(worker, run).read_text())
-            dead = first if first.pid == pid else second
-            assert dead.pid == pid
-            dead.kill()
-            dead.wait()
-            assert worker.end_of(run, 15)["state_type"] == "CRASHED", "a lock says at once that it has died"
+def test_prefects_own_command_starts_a_further_worker_of_the_same_home(prefect_server: PrefectServer, tmp_path: Path) -> None:
+    with run_worker(prefect_server, tmp_path / "home") as worker:
+        assert worker.process is not None
+        prefect = shutil.which("prefect", path=str(Path(sys.executable).parent))
+        assert prefect is not None
+        command = [prefect, "worker", "start", "--pool", worker.pool, "--type", "fleetflow", "--name", "by hand"]
+        with (tmp_path / "log").open("wb") as log:
+            by_hand = subprocess.Popen(command, env=worker.environment, cwd=tmp_path, stdout=log, stderr=log)
+        try:
+            until(lambda: "'by hand' started!" in (tmp_path / "log").read_text(), 60, "the further worker")
+            assert "by polling" in " ".join((tmp_path / "log").read_text().split()), "one of them has the socket"
+            worker.process.send_signal(signal.SIGSTOP)
+            run = _begin(worker, "wait_for", tmp_path / "file")  # so that it is the further one that takes it
+            worker.process.send_signal(signal.SIGCONT)
+            assert int(_life(worker, run).read_text()) == by_hand.pid
+            worker.kill()
+            worker.start()
+            assert worker.flow_run(run)["state_type"] == "RUNNING", "a restart leaves alone what a living worker of its home runs"
+            by_hand.kill()
+            by_hand.wait()
+            assert worker.end_of(run, 12)["state_type"] == "CRASHED", "its lock says at once that it has died"
             assert worker.run("quick")["state_type"] == "COMPLETED"
+        finally:
+            by_hand.kill()
+            by_hand.wait()
 
 
 def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(prefect_server: PrefectServer, tmp_path: Path) -> None:

@@ -15,10 +15,15 @@ def test_twenty_tasks_at_once_lose_nothing_and_create_nothing_twice(stack: Stack
 
 def test_a_run_says_that_it_waits_for_its_turn(stack: Stack, tmp_path: Path) -> None:
     go, said = tmp_path / "go", tmp_path / "said"
-    crowd = [stack.create_run(command=f"while [ ! -e {go} ]; do sleep 0.1; done", target="localhost") for _ in range(4)]
-    until(lambda: {stack.flow_run(run)["state"]["type"] for run in crowd} == {"RUNNING"}, 30, "four runs to fill all places")
+    for _ in range(4):
+        stack.create_run(command=f"while [ ! -e {go} ]; do sleep 0.1; done", target="localhost")
+    store = stack.store()
+    until(lambda: sum(line.running for line in store.tasks(4)) == 4, 30, "four runs to fill all places")
     process = stack.start("run", "echo mine", "-t", "localhost", stderr=said)
     until(lambda: "waits for its turn: worker" in said.read_text(), 30, "a word on why nothing happens")
+    assert [line.running for line in store.tasks(5)] == [1] * 4, "it has not begun"
     go.touch()
-    assert process.wait(60) == 0
-    assert {stack.ended(run)["state"]["type"] for run in crowd} == {"COMPLETED"}
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b"localhost: mine\n"), said.read_text()
+    until(lambda: [line.state for line in store.tasks(5)] == ["succeeded"] * 5, 20, "the end of all")
+    store.close()
