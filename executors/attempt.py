@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
-from executors.protocol import Executor, Report
-from models.errors import FleetflowError, LostError, UnreachableError, UsageError
+from executors.protocol import Executor, Recoverable, Report
+from models.errors import FleetflowError, LostError, NeverStartedError, UnreachableError, UsageError
 from models.records import Outcome
 from models.states import ExecutionState
-from models.values import Attempt, Command, Host, Result, Stream
+from models.values import Attempt, Command, EndedByHost, Host, Result, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,26 @@ async def carry_out(
         return Outcome(state=state, error=f"internal error: {error!r}; the worker's log has the details")
 
 
-def _ended(result: Result) -> Outcome:
+async def take_up(
+    executor: Executor, attempt: Attempt, host: Host, command: Command, offsets: Mapping[Stream, int], report: Report
+) -> Outcome | None:
+    """Follow an attempt that somebody else had started to its outcome; None when it has never started, and never will.
+
+    Its timeout is applied by its host.
+    """
+    if not isinstance(executor, Recoverable):
+        return Outcome(state=ExecutionState.LOST, error="its worker died")
+    try:
+        return _ended(await executor.recover(attempt, host, command, offsets, _Gate(report, None, None)))
+    except NeverStartedError:
+        return None
+    except (LostError, UnreachableError) as error:
+        return Outcome(state=ExecutionState.LOST, error=error.reason)
+
+
+def _ended(result: Result | EndedByHost) -> Outcome:
+    if isinstance(result, EndedByHost):
+        return Outcome(state=result.state, exit_code=result.exit_code, error=result.reason)
     if result.exit_code == 0:
         return Outcome(state=ExecutionState.SUCCEEDED, exit_code=0)
     return Outcome(state=ExecutionState.FAILED, exit_code=result.exit_code)
@@ -53,7 +73,7 @@ def _ended(result: Result) -> Outcome:
 class _Gate:
     """The sink on its way through: from `starting` on, the deadline is the command's own."""
 
-    def __init__(self, report: Report, deadline: asyncio.Timeout, end: float | None) -> None:
+    def __init__(self, report: Report, deadline: asyncio.Timeout | None, end: float | None) -> None:
         self._report = report
         self._deadline = deadline
         self._end = end
@@ -69,8 +89,12 @@ class _Gate:
 
     async def starting(self) -> None:
         self.open = True  # before the commit: if the deadline falls into it, the row may already say `running`
-        self._deadline.reschedule(self._end)
+        if self._deadline is not None:
+            self._deadline.reschedule(self._end)
         await self._report.starting()
 
     def output(self, stream: Stream, data: bytes) -> None:
         self._report.output(stream, data)
+
+    def left_out(self, stream: Stream, size: int) -> None:
+        self._report.left_out(stream, size)

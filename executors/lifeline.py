@@ -18,8 +18,8 @@ import math
 import re
 import secrets
 import string
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
@@ -43,9 +43,26 @@ _PIPED = 4096  # bytes that any pipe takes without a reader
 _PLAIN = frozenset(b"\t ,./:;=@_" + string.ascii_letters.encode() + string.digits.encode())
 
 _REFUSALS = {
+    "folder": "~/.fleetflow/spool on the host cannot be written, or is not ours alone (full, read-only, another user's, a symbolic link)",
+    "taken": "this attempt was started before",
+    "proc": "the host has no /proc, which a durable run needs; use --on-disconnect end",
     "spool": "no room for the command's stdin or long script: $TMPDIR (or /tmp) on the host is full, or may not be written to",
     "cwd": "its working directory {cwd!r} does not exist there, or may not be entered",
 }
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What runs around the command: texts in sh, each of which may replace functions of those before, and values for them."""
+
+    texts: tuple[str, ...] = ("lifeline.sh",)
+    values: Mapping[str, str] = field(default_factory=dict)
+    streams: str = "2>&4"  # of the command, beyond what it has
+    offsets: Mapping[Stream, int] = field(default_factory=dict)  # of the first bytes that will come
+    outlives: bool = False  # its shell: what is still to come comes after that has ended
+
+
+_LIFELINE = Wrapper()
 
 
 class Session:
@@ -56,12 +73,21 @@ class Session:
     """
 
     def __init__(
-        self, attempt: Attempt, command: Command, *, env: Mapping[str, str], grace: float, beat_timeout: float, sh: str = "/bin/sh"
+        self,
+        attempt: Attempt,
+        command: Command,
+        *,
+        env: Mapping[str, str],
+        grace: float,
+        beat_timeout: float,
+        sh: str = "/bin/sh",
+        wrapper: Wrapper = _LIFELINE,
     ) -> None:
         nonce = secrets.token_hex(16)
         self._cwd = command.cwd
+        self.outlives_shell = wrapper.outlives
         mark = b"\x1e" + nonce.encode()
-        self._stdout, self._stderr = _Reader(mark), _Reader(mark)
+        self._stdout, self._stderr = (_Reader(mark, wrapper.offsets.get(stream, 0)) for stream in Stream)
         values = {
             "ff_nonce": nonce,
             "ff_marker": f"FLEETFLOW_ATTEMPT={attempt.id}",
@@ -70,9 +96,10 @@ class Session:
             "ff_grace": f"{grace:g}",
             "ff_whole_grace": str(math.ceil(grace)),
             "ff_beat": str(math.ceil(beat_timeout)),
+            **wrapper.values,
         }
         _refuse_nul(command, env)
-        self.payload = _payload(sh, values, _environment(env, attempt), command)
+        self.payload = _payload(sh, values, _environment(env, attempt), command, wrapper)
 
     @property
     def ready(self) -> bool:
@@ -88,11 +115,21 @@ class Session:
         return None
 
     @property
+    def verdict(self) -> str | None:
+        """The last mark, such as `exit 0`, as soon as all output of the command has been fed."""
+        word = self._stdout.word
+        return word if word == self._stderr.word and self._stdout.is_over else None
+
+    @property
     def exit_code(self) -> int | None:
         """The exit code, 128 + n for signal n, as soon as all output of the command has been fed."""
-        if self._stdout.word.startswith("exit ") and self._stderr.word.startswith("exit "):
-            return int(self._stdout.word.removeprefix("exit "))
-        return None
+        verdict = self.verdict
+        return int(verdict.removeprefix("exit ")) if verdict and verdict.startswith("exit ") else None
+
+    @property
+    def offsets(self) -> Mapping[Stream, int]:
+        """How far each stream has been fed, in bytes from its start."""
+        return {Stream.STDOUT: self._stdout.offset, Stream.STDERR: self._stderr.offset}
 
     @property
     def last_words(self) -> bytes:
@@ -101,40 +138,55 @@ class Session:
 
     def feed(self, stream: Stream, data: bytes) -> bytes:
         """Take what came on a stream, in chunks of any size; returns the command's own output in it."""
+        return b"".join(piece for piece in self.pieces(stream, data) if isinstance(piece, bytes))
+
+    def pieces(self, stream: Stream, data: bytes) -> Iterator[bytes | int]:
+        """The same with its gaps: a number stands for so many bytes that the host has left out."""
         return (self._stdout if stream is Stream.STDOUT else self._stderr).feed(data)
 
 
 class _Reader:
     """Cuts the output of the command out of one stream."""
 
-    def __init__(self, mark: bytes) -> None:
+    def __init__(self, mark: bytes, offset: int) -> None:
         self._mark = mark
         self._held = b""  # may be the beginning of a mark
-        self.word = ""  # of the last mark: "ready", "refused REASON", "exit CODE"
+        self.offset = offset  # of the next byte of output
+        self.word = ""  # of the last mark: "ready", "refused REASON", "exit CODE" and the like
         self.noise = b""
 
-    def feed(self, data: bytes) -> bytes:
-        output = b""
+    @property
+    def is_over(self) -> bool:
+        return self.word not in {"", "ready"}
+
+    def feed(self, data: bytes) -> Iterator[bytes | int]:
         data = self._held + data if self._held else data
-        while not self._is_over:
+        while not self.is_over:
             before, mark, after = data.partition(self._mark)
             word, newline, rest = after.partition(b"\n")
             if not newline:
                 before, self._held = (before, mark + after) if mark else self._hold_back(before)
-                return output + self._own(before) if output else self._own(before)
-            output += self._own(before)
-            self.word, data = word.decode("ascii", "replace"), rest
-        return output
+                yield from self._own(before)
+                return
+            yield from self._own(before)
+            yield from self._heed(word.decode("ascii", "replace"))
+            data = rest
 
-    @property
-    def _is_over(self) -> bool:
-        return self.word.startswith(("exit ", "refused "))
+    def _heed(self, word: str) -> Iterator[int]:
+        if not word.startswith("at "):
+            self.word = word
+            return
+        place = int(word.removeprefix("at "))
+        if place > self.offset:
+            yield place - self.offset
+        self.offset = place
 
-    def _own(self, data: bytes) -> bytes:
-        if self.word == "ready":
-            return data
-        self.noise = (self.noise + data)[-1024:]
-        return b""
+    def _own(self, data: bytes) -> Iterator[bytes]:
+        if self.word == "ready" and data:
+            self.offset += len(data)
+            yield data
+        elif data:
+            self.noise = (self.noise + data)[-1024:]
 
     def _hold_back(self, data: bytes) -> tuple[bytes, bytes]:
         """Split off what may be the beginning of a mark that goes on in the next chunk."""
@@ -147,7 +199,9 @@ class _Reader:
 _END_OF_TEXT = "#end"
 # A simple command, which shells start with vfork, behind the command's environment. It takes its stderr by itself: what our own
 # shell says of its end ("Killed") is not the command's.
-_RUN_SCRIPT = """FLEETFLOW_SCRIPT="$ff_script" "$ff_sh" -c 'exec 2>&4 3<&- 4>&-;eval "unset FLEETFLOW_SCRIPT;$FLEETFLOW_SCRIPT"'"""
+_RUN_SCRIPT = (
+    """FLEETFLOW_SCRIPT="$ff_script" "$ff_sh" -c 'exec {streams} 3<&- 4>&- 5>&- 7>&-;eval "unset FLEETFLOW_SCRIPT;$FLEETFLOW_SCRIPT"'"""
+)
 
 
 def _read_whole(size: int) -> str:
@@ -164,13 +218,13 @@ def _read_whole(size: int) -> str:
 _READ_LINES = f'ff_t=;while IFS= read -r ff_l&&[ "$ff_l" != "{_END_OF_TEXT}" ];do ff_t="$ff_t$ff_n$ff_l";done;eval "$ff_t"'
 
 
-def _payload(sh: str, values: Mapping[str, str], env: Mapping[str, str], command: Command) -> bytes:
+def _payload(sh: str, values: Mapping[str, str], env: Mapping[str, str], command: Command, wrapper: Wrapper) -> bytes:
     way = _way(command.script, command.stdin)
     lines = [f"{name}={_quote(value)}" for name, value in values.items()]
     environment = " ".join(f"{name}={_quote(value)}" for name, value in env.items())
-    run = way.run.format(command=f"{environment} {_RUN_SCRIPT}")
+    run = way.run.format(command=f"{environment} {_RUN_SCRIPT.format(streams=wrapper.streams)}")
     lines += [f"ff_prepare() {{\n{way.prepare}\n}}", f"ff_run() {{\n{run}\n}}"]
-    text = _encode("\n".join([*lines, _wrapper(), ""]))
+    text = _encode("\n".join([*lines, *map(_text, wrapper.texts), "ff_main", ""]))  # the last line starts it all
     reading = _READ_LINES if way.spooled else _read_whole(len(text))
     # dropbear gives its sessions no process group of their own.
     boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{_READ_A_LINE}';{_READ_A_LINE}\nff_n=${{IFS#??}};{reading}\n"
@@ -217,8 +271,8 @@ def _spool_both(script: bytes, stdin: bytes) -> _Way:
 
 
 @cache
-def _wrapper() -> str:
-    lines = (resources.files("executors") / "lifeline.sh").read_text("ascii").splitlines()
+def _text(name: str) -> str:
+    lines = (resources.files("executors") / name).read_text("ascii").splitlines()
     return "\n".join(line.strip() for line in lines if line and not line.lstrip().startswith("#"))
 
 

@@ -153,6 +153,3 @@ ff_main() {
   ff_say "exit $ff_code"
   exit "$ff_code"
 }
-
-# The last line starts it all: text that was cut short does nothing.
-ff_main

@@ -1,8 +1,9 @@
 """What every executor does, and what it is given to report to."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
-from models.values import Attempt, Command, Host, Result, Stream
+from models.values import Attempt, Command, EndedByHost, Host, Result, Stream
 
 
 class Report(Protocol):
@@ -20,6 +21,10 @@ class Report(Protocol):
         """Take a chunk of output as it came, of any size; limits are kept behind this. Any thread; never blocks."""
         ...
 
+    def left_out(self, stream: Stream, size: int) -> None:
+        """So many bytes of a stream come next, but the host does not have them any more. Any thread; never blocks."""
+        ...
+
 
 class Sink(Report, Protocol):
     """What an executor is given: a report, and a place to say what it waits for."""
@@ -32,7 +37,7 @@ class Sink(Report, Protocol):
 class Executor(Protocol):
     """Runs one attempt of a command on one host."""
 
-    async def run(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> Result:
+    async def run(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> Result | EndedByHost:
         """Run the command to its end; a non-zero exit code is a `Result`.
 
         Raises `UnreachableError` (and its kinds) when the command has certainly not started, and `LostError` (and its
@@ -47,4 +52,27 @@ class Executor(Protocol):
 
     async def aclose(self) -> None:
         """Let go of all connections. Runs still under way are not waited for."""
+        ...
+
+
+@runtime_checkable
+class Recoverable(Protocol):
+    """An executor whose runs outlive us: what their hosts know can be asked for later, by anybody who knows the attempt."""
+
+    async def recover(
+        self, attempt: Attempt, host: Host, command: Command, offsets: Mapping[Stream, int], sink: Sink
+    ) -> Result | EndedByHost:
+        """Follow a run that may have started to its end, from these offsets of its streams; `sink.starting` is not called.
+
+        Raises `NeverStartedError` when the host has proved that it did not start (it never will, then), `LostError` when the
+        host does not know its end, and `UnreachableError` when the host cannot be asked now. A cancel is as for `run`.
+        """
+        ...
+
+    async def ack(self, attempt: Attempt, host: Host) -> None:
+        """All of a run is committed: the host may forget it. Best effort, and never raises."""
+        ...
+
+    async def release(self, attempt: Attempt) -> None:
+        """Let go of a run that somebody else follows now. The host keeps what it knows for them."""
         ...

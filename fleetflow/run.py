@@ -16,7 +16,7 @@ from fleetflow.text import inert
 from models import commands
 from models.errors import UnavailableError, UsageError
 from models.settings import Settings
-from models.values import Command, ExecutorKind, HostKeyPolicy
+from models.values import Command, ExecutorKind, HostKeyPolicy, OnDisconnect
 
 if TYPE_CHECKING:  # each of these costs a tenth of a second or more, and waits until it is needed
     from fleetflow.client import Prefect
@@ -38,6 +38,9 @@ def run(
     host_key: Annotated[HostKeyPolicy | None, typer.Option(help="What to do with a host key that is not in known_hosts.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds the command may take on a host.")] = None,
     connect_timeout: Annotated[float | None, typer.Option(help="Seconds a host has to accept the command.")] = None,
+    on_disconnect: Annotated[
+        OnDisconnect | None, typer.Option(help="What a host does with the running command when the connection or the worker is gone.")
+    ] = None,
     forks: Annotated[int | None, typer.Option("--forks", "-f", help="Hosts that run at the same time.")] = None,
     env: Annotated[
         list[str] | None, typer.Option("--env", "-e", help="NAME=value, stored and shown; NAME=secret:KEY is resolved by the worker.")
@@ -70,6 +73,7 @@ def run(
         "host_key": host_key and host_key.value,
         "timeout": timeout,
         "connect_timeout": connect_timeout,
+        "on_disconnect": on_disconnect and on_disconnect.value,
         "forks": forks,
         "cwd": cwd,
         "env": env,

@@ -31,7 +31,7 @@ class Rollout:
         recording = self._context.recorder.record(claim)
         try:
             async with self._slots:
-                outcome = await self._carry_out(claim, recording)
+                outcome = await (self._carry_out(claim, recording) if claim.offsets is None else self._take_up(claim, recording))
         except asyncio.CancelledError:
             await self._finish(claim, recording, Outcome(state=ExecutionState.CANCELED, error="canceled"))
             raise

@@ -13,7 +13,7 @@ from flows.perform import perform
 from flows.request import Request, read_options, resolve_hosts
 from models.commands import check, check_limits, decode_stdin, parse_env
 from models.errors import NoHostsError, UsageError
-from models.values import Command
+from models.values import Command, OnDisconnect
 
 _NAME = 80  # characters of a flow run's name
 
@@ -39,6 +39,7 @@ async def run_command(
     host_key: Literal["configured", "strict", "accept-new", "off"] = "configured",
     timeout: float | None = None,
     connect_timeout: float | None = None,
+    on_disconnect: Literal["configured", "end", "linger", "detach"] = "configured",
     forks: int | None = None,
     cwd: str = "",
     env: list[str] = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
@@ -56,6 +57,8 @@ async def run_command(
         host_key: What is done with a host key that is not in known_hosts. `configured`: as inventory, settings or ~/.ssh/config say.
         timeout: Seconds the command may take on a host before it is ended there. Empty: no limit.
         connect_timeout: Seconds a host has to accept the command. Empty: as the settings say (10).
+        on_disconnect: What a host does with the running command when nobody is attached to it any more, because the connection
+            or the worker is gone. `end`: ends it. `linger`: ends it after 30 s, unless somebody attached again. `detach`: lets it run.
         forks: How many hosts run at the same time. Empty: as the settings say (100).
         cwd: Folder on the host in which the command runs. Empty: the home of the user.
         env: Environment of the command as NAME=value, one an entry. `NAME=secret:KEY` takes the value from the worker;
@@ -75,6 +78,7 @@ async def run_command(
                 cwd=cwd or None,
                 stdin=decode_stdin(stdin, stdin_encoding),
                 timeout=settings.timeout if timeout is None else timeout,
+                on_disconnect=settings.on_disconnect if on_disconnect == "configured" else OnDisconnect(on_disconnect),
             ),
             target=target,
             hosts=await asyncio.to_thread(resolve_hosts, target, options, settings),

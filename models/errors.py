@@ -15,8 +15,10 @@ FleetflowError
 │   ├── UnreachableError      it never started
 │   │   ├── AuthenticationError
 │   │   └── HostKeyError
+│   ├── NeverStartedError     the host has proved that it did not start, and never will
 │   └── LostError             it may have started; nobody knows its outcome
 │       ├── ConnectionLostError
+│       ├── SpoolLostError
 │       └── EndNotConfirmedError
 ├── LeaseLostError            this worker was taken for dead, and may write nothing any more
 └── TransitionError           a move that the table of states forbids: a bug, or somebody else was faster
@@ -150,12 +152,20 @@ class HostKeyError(UnreachableError):
     """The host's key is unknown, changed or revoked."""
 
 
+class NeverStartedError(ExecutorError):
+    """The host has proved that the command did not start, and has seen to it that it never will under this attempt."""
+
+
 class LostError(ExecutorError):
     """The command may have started, and its outcome is not known."""
 
 
 class ConnectionLostError(LostError):
     """The connection, or the remote wrapper, ended before it told the outcome."""
+
+
+class SpoolLostError(LostError):
+    """The host has no record of the end: it was rebooted, the wrapper was killed, or the record is gone."""
 
 
 class EndNotConfirmedError(LostError):

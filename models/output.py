@@ -1,22 +1,32 @@
 """Output with limits: the head of each stream goes out in pieces, the tail waits in memory for the end."""
 
 import threading
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from models.records import Piece
 from models.values import Stream
 
 
 class Capture:
-    """Takes both streams of one attempt, from any thread; at most `limit` bytes of each are kept."""
+    """Takes both streams of one attempt, from any thread; at most `limit` bytes of each are kept.
 
-    def __init__(self, limit: int) -> None:
+    `stored` is how many bytes of each stream were stored by somebody else before.
+    """
+
+    def __init__(self, limit: int, stored: Mapping[Stream, int] = MappingProxyType({})) -> None:
         self._lock = threading.Lock()
-        self._streams = {stream: _Kept(stream, limit) for stream in Stream}
+        self._streams = {stream: _Kept(stream, limit, stored.get(stream, 0)) for stream in Stream}
 
     def add(self, stream: Stream, data: bytes) -> bool:
         """Take a chunk; True when a head was empty and now waits to be taken."""
         with self._lock:
             return self._streams[stream].add(data)
+
+    def skip(self, stream: Stream, size: int) -> None:
+        """So many bytes of a stream are left out before the next chunk."""
+        with self._lock:
+            self._streams[stream].skip(size)
 
     def take(self) -> tuple[Piece, ...]:
         """What has come of the heads since the last call."""
@@ -39,14 +49,14 @@ class Capture:
 class _Kept:
     """One stream: `head` waits to be taken, `tail` holds the newest chunks beyond the head."""
 
-    def __init__(self, stream: Stream, limit: int) -> None:
+    def __init__(self, stream: Stream, limit: int, stored: int) -> None:
         self._stream = stream
-        self._head_room = limit // 2
+        self._head_room = max(0, limit // 2 - stored)
         self._tail_room = limit - limit // 2
         self._head = bytearray()
-        self._head_taken = 0
+        self._head_taken = stored
         self._tail = bytearray()
-        self._total = 0
+        self._total = stored
         self.cut = 0
         self.recent = bytearray()
 
@@ -67,6 +77,12 @@ class _Kept:
         surplus = max(0, len(self._tail) - self._tail_room)
         del self._tail[:surplus]  # a bytearray forgets its front without moving the rest
         self.cut += surplus
+
+    def skip(self, size: int) -> None:
+        self.cut += len(self._tail) + size
+        self._tail.clear()
+        self._head_room = 0
+        self._total += size
 
     def take_head(self) -> list[Piece]:
         if not self._head:

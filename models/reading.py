@@ -9,7 +9,7 @@ from models.errors import NotFoundError
 from models.records import Claim, Execution, OpenTask, Piece, Task, TaskLine
 from models.states import ExecutionState, TaskState
 from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
-from models.values import Attempt, Command, Stream
+from models.values import Attempt, Command, OnDisconnect, Stream
 
 # Statements are made once: building one anew costs as much as running it. Columns and not classes: rows are read by name.
 _TASK = select(*TaskRow.__table__.c).where(TaskRow.id == bindparam("task"))
@@ -65,7 +65,14 @@ def _task(row: Row[Any]) -> Task:
         id=row.id,
         flow_run_id=uuid.UUID(row.flow_run_id) if row.flow_run_id else None,
         name=row.name,
-        command=Command(script=row.script, env=row.env, cwd=row.cwd, stdin=row.stdin, timeout=row.timeout),
+        command=Command(
+            script=row.script,
+            env=row.env,
+            cwd=row.cwd,
+            stdin=row.stdin,
+            timeout=row.timeout,
+            on_disconnect=OnDisconnect(row.on_disconnect),
+        ),
         target=row.target,
         state=TaskState(row.state),
         reason=row.reason,

@@ -140,8 +140,8 @@ class Recording:
     def __init__(self, recorder: Recorder, claim: Claim, output_limit: int) -> None:
         self._recorder = recorder
         self._claim = claim
-        self._capture = Capture(output_limit)
-        self._state = ExecutionState.QUEUED
+        self._capture = Capture(output_limit, claim.offsets or {})
+        self._state = ExecutionState.QUEUED if claim.offsets is None else ExecutionState.RUNNING
 
     async def starting(self) -> None:
         """Commit `queued -> running`; raises `TransitionError` when the execution is not ours any more."""
@@ -153,6 +153,10 @@ class Recording:
         """Take a chunk of output. Any thread."""
         if self._capture.add(stream, data):
             self._recorder.has_output(self._claim, self._capture)
+
+    def left_out(self, stream: Stream, size: int) -> None:
+        """So many bytes of a stream never came. Any thread."""
+        self._capture.skip(stream, size)
 
     async def finish(self, outcome: Outcome) -> bool:
         """Commit the end; False when somebody else had ended the execution."""

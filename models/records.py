@@ -1,6 +1,7 @@
 """What the store takes in and gives out. All are frozen; times are seconds since the epoch."""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -115,6 +116,7 @@ class Claim:
     attempt_id: int
     host: str
     attempt: Attempt
+    offsets: Mapping[Stream, int] | None = None  # of a run that is under way: how much of its output is stored
 
 
 class OpenTask(NamedTuple):

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from models.errors import SettingsError
-from models.values import HostKeyPolicy
+from models.values import HostKeyPolicy, OnDisconnect
 
 PREFIX = "FLEETFLOW_"
 _NOT_SETTINGS = ("FLEETFLOW_HOME", "FLEETFLOW_SECRET_", "FLEETFLOW_ATTEMPT")
@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     connect_timeout: Seconds = Field(default=10, description="seconds a host has to accept the command")
     grace: Seconds = Field(default=2, description="seconds between TERM and KILL when a command is ended")
     beat_timeout: Seconds = Field(default=30, description="seconds of silence after which a host ends the command by itself")
+    on_disconnect: OnDisconnect = Field(
+        default=OnDisconnect.LINGER, description="what a host does with a running command when nobody is attached: end, linger or detach"
+    )
+    linger: Seconds = Field(default=30, description="seconds that a command goes on with nobody attached, with on_disconnect = linger")
+    lost_after: Seconds = Field(default=300, description="seconds without a sign of its host after which a detached command counts as lost")
     output_limit: int = Field(
         default=1024 * 1024, ge=2, description="bytes kept of each stream of a host: half from its start, half from its end"
     )

@@ -14,13 +14,13 @@ from sqlalchemy import Connection, Engine, bindparam, func, insert, select, upda
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models import database, journal, reading, sweep, workers
+from models import adoption, database, journal, reading, sweep, workers
 from models.errors import LeaseLostError, UnavailableError
 from models.records import WORKER_STOPPED, Claim, Entry, Execution, Finished, OpenTask, Outcome, Piece, Task, TaskLine, TaskSpec
 from models.rows import Row, row
 from models.states import ExecutionState, sources
 from models.tables import AttemptRow, ExecutionRow, StackRow, TaskRow
-from models.values import Attempt
+from models.values import Attempt, OnDisconnect
 
 _NEWEST = 2**62  # above every task's number
 
@@ -76,15 +76,18 @@ class Store:
     def claim(self, task_id: int, owner: str) -> list[Claim]:
         """Take every execution of a task that has never started, each with a new attempt, in the order of the target.
 
-        What is still `running` belonged to a run of the same task that nobody follows any more, and becomes `lost`.
+        What is still `running` belonged to a run of the same task that nobody follows any more: of a durable task it is taken
+        over, with the offsets up to which its output is stored; else it becomes `lost`.
         """
         now = time.time()
         with self._writing() as connection:
-            if reading.task(connection, task_id).counts[ExecutionState.RUNNING]:
+            task = reading.task(connection, task_id)
+            adopted = adoption.adopt(connection, task_id, owner) if task.command.on_disconnect is not OnDisconnect.END else []
+            if task.counts[ExecutionState.RUNNING] and not adopted:
                 sweep.move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, "the flow run that followed it ended", now)
             claims = _claim(connection, task_id, owner, now)
             sweep.start_task(connection, task_id, owner, now)
-            return claims
+            return sorted([*adopted, *claims], key=lambda claim: claim.execution_id)
 
     def close_task(self, task_id: int, *, canceled: bool = False, reason: str | None = None) -> Task:
         """End a task: what never started becomes `canceled`, what is still running `lost`, and its state follows from the counters."""
@@ -312,6 +315,7 @@ def _task_values(task_id: int, spec: TaskSpec, owner: str | None, now: float) ->
         "cwd": command.cwd,
         "stdin": command.stdin,
         "timeout": command.timeout,
+        "on_disconnect": command.on_disconnect,
         "target": spec.target,
         "owner": owner,
         "hosts": len(spec.hosts),

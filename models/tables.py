@@ -7,9 +7,9 @@ from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Ind
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.states import ExecutionState, TaskState
-from models.values import Stream
+from models.values import OnDisconnect, Stream
 
-VERSION = "0004"  # the newest step in migrations/
+VERSION = "0006"  # the newest step in migrations/
 
 
 class Base(DeclarativeBase):
@@ -64,6 +64,7 @@ class TaskRow(Base):
     cwd: Mapped[str | None]
     stdin: Mapped[bytes] = mapped_column(LargeBinary)
     timeout: Mapped[float | None] = mapped_column(Float)
+    on_disconnect: Mapped[str] = mapped_column(server_default=OnDisconnect.END.value)
     target: Mapped[str]
     owner: Mapped[str | None]
     state: Mapped[str] = mapped_column(server_default=TaskState.PENDING.value)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from models.states import ExecutionState
+
 
 class ExecutorKind(StrEnum):
     """How a command reaches a host."""
@@ -20,6 +22,14 @@ class HostKeyPolicy(StrEnum):
     STRICT = "strict"
     ACCEPT_NEW = "accept-new"
     OFF = "off"
+
+
+class OnDisconnect(StrEnum):
+    """What a host does with a running command when it hears nothing of us any more."""
+
+    END = "end"  # ends it at once
+    LINGER = "linger"  # ends it some seconds later, unless somebody attached again
+    DETACH = "detach"  # lets it run to its end or its timeout
 
 
 class Stream(StrEnum):
@@ -54,6 +64,7 @@ class Command:
     cwd: str | None = None
     stdin: bytes = b""
     timeout: float | None = None  # seconds, from taking a fork slot
+    on_disconnect: OnDisconnect = OnDisconnect.END
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,3 +81,12 @@ class Result:
     """The command ended by itself. A signal is 128 + its number."""
 
     exit_code: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndedByHost:
+    """The host ended the command, for a reason of its own that it tells us."""
+
+    state: ExecutionState
+    reason: str
+    exit_code: int | None = None

@@ -59,19 +59,27 @@ class Conversation:
         return ended
 
     def start(self) -> Ended:
-        """Give the start and follow the command to its end; then the channel is given back."""
+        """Give the start and follow the command to its end; then the channel is given back, unless the session has more to say."""
         self._outgoing = memoryview(GO)
         self._beats.add(self.beat)
+        ended = Ended.CONNECTION
         try:
-            return self._follow(lambda: self._session.exit_code is not None, Ended.MARK)
+            ended = self._follow(lambda: self._session.verdict is not None, Ended.MARK)
         finally:
-            self.close()
+            if not (self._session.outlives_shell and ended is Ended.MARK):
+                self.close()
+        return ended
 
     def beat(self) -> None:
         """One byte that shows the host that we are there, unless others are waiting to be sent."""
         if not self._outgoing:
             with suppress(OSError, paramiko.SSHException):
                 self._channel.send(BEAT)
+
+    def say(self, line: bytes) -> None:
+        """Send a line to the wrapper, which reads it sooner or later."""
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.send(line)
 
     def hang_up(self) -> None:
         """End our side: the host ends the command, and then the session."""
@@ -84,9 +92,11 @@ class Conversation:
         self._bell.set()
         self.close()
 
-    def close(self) -> None:
-        """Give the channel back; it has no further use."""
+    def close(self, last_word: bytes = b"") -> None:
+        """Give the channel back, after a last word to the wrapper; it has no further use."""
         self._beats.discard(self.beat)
+        if last_word:
+            self.say(last_word)
         with suppress(OSError, EOFError, paramiko.SSHException):
             self._channel.close()
         self._transport.forget(self._channel)
@@ -136,14 +146,18 @@ class Conversation:
         return more
 
     def _take(self, stream: Stream, data: bytes) -> None:
-        output = self._session.feed(stream, data)
-        if output:
-            self._sink.output(stream, output)
+        for piece in self._session.pieces(stream, data):
+            if isinstance(piece, bytes):
+                self._sink.output(stream, piece)
+            else:
+                self._sink.left_out(stream, piece)
 
     def _is_over(self) -> bool:
         """Whether nothing more will come. A child that keeps stdout open does not count once the main process is gone."""
         if self._channel.closed or self._abandoned:
             return True
+        if self._session.outlives_shell:
+            return bool(self._channel.eof_received)
         if self._channel.eof_received or self._channel.status_event.is_set():
             if self._deadline is None:
                 self._deadline = time.monotonic() + _LAST_WORDS

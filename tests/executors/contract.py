@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from executors.protocol import Executor
-from models.errors import ConnectionLostError, UnreachableError, UsageError
+from models.errors import LostError, UnreachableError, UsageError
 from models.values import Attempt, Command, Host, Result, Stream
 from tests.executors.processes import is_alive, marked
 from tests.executors.sinks import Collector, Counter, Refusing
@@ -309,7 +309,7 @@ class Contract:
             assert not marked(run.attempt)
 
     async def test_kill_9_of_the_group_is_lost(self, run: Runner) -> None:
-        with pytest.raises(ConnectionLostError):
+        with pytest.raises(LostError):
             await run("kill -9 0")
 
     async def test_50_mib_in_bounded_memory(self, run: Runner) -> None:

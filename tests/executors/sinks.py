@@ -8,6 +8,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.chunks: dict[Stream, list[bytes]] = {stream: [] for stream in Stream}
+        self.gaps = dict.fromkeys(Stream, 0)
         self.has_started = False
 
     async def starting(self) -> None:
@@ -19,6 +20,9 @@ class Collector:
     def output(self, stream: Stream, data: bytes) -> None:
         assert data
         self.chunks[stream].append(data)
+
+    def left_out(self, stream: Stream, size: int) -> None:
+        self.gaps[stream] += size
 
     @property
     def stdout(self) -> bytes:

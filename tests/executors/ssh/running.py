@@ -16,6 +16,7 @@ class Recorded:
     """A sink that keeps everything."""
 
     started: asyncio.Event = field(default_factory=asyncio.Event)
+    gaps: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
     steps: list[str] = field(default_factory=list)
     streams: dict[Stream, bytearray] = field(default_factory=lambda: {stream: bytearray() for stream in Stream})
 
@@ -27,6 +28,9 @@ class Recorded:
 
     def output(self, stream: Stream, data: bytes) -> None:
         self.streams[stream] += data
+
+    def left_out(self, stream: Stream, size: int) -> None:
+        self.gaps[stream] += size
 
     @property
     def stdout(self) -> bytes:

@@ -1,0 +1,97 @@
+"""A wrapper at work over pipes: what we would be to it over SSH."""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+
+from executors.lifeline import BEAT, GO, LOCAL_ARGV, Session, Wrapper
+from models.values import Attempt, Command, Stream
+from tests.executors.processes import marked, members
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
+
+
+class Wrapped:
+    """One wrapper; `wrapper` makes what it is from the attempt."""
+
+    def __init__(
+        self,
+        sh: str,
+        script: str,
+        *,
+        argv: list[str] | None = None,
+        group: bool = True,
+        attempt: Attempt | None = None,
+        wrapper: Callable[[Attempt], Wrapper] = lambda _: Wrapper(),
+        **options: object,
+    ) -> None:
+        self.attempt = attempt or Attempt(id=uuid.uuid4())
+        timing = {"grace": options.pop("grace", 1), "beat_timeout": options.pop("beat_timeout", 30)}
+        environment = ENVIRONMENT | options.pop("environment", {})
+        self.session = Session(self.attempt, Command(script=script, **options), env={}, sh=sh, wrapper=wrapper(self.attempt), **timing)
+        self.output = dict.fromkeys(Stream, b"")
+        pipe = subprocess.PIPE
+        argv = argv or [sh, *LOCAL_ARGV[1:]]
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=group, env=environment)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self.process.stdout, selectors.EVENT_READ, Stream.STDOUT)
+        self._selector.register(self.process.stderr, selectors.EVENT_READ, Stream.STDERR)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def prepare(self) -> "Wrapped":
+        with suppress(BrokenPipeError):  # what refuses does not read on
+            self.send(self.session.payload)
+        self.read_until(lambda: self.session.ready or self.session.refusal)
+        return self
+
+    def start(self) -> "Wrapped":
+        self.prepare().send(GO)
+        return self
+
+    def send(self, data: bytes) -> None:
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def hang_up(self) -> None:
+        self.process.stdin.close()
+
+    def read_until(self, holds: Callable[[], object], seconds: float = 20, *, beat: float | None = None) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain; output so far: {self.output}"
+            for key, _ in self._selector.select(beat or 0.05):
+                self._read(key)
+            if beat:
+                with suppress(BrokenPipeError):  # it may have ended in the meantime
+                    self.send(BEAT)
+
+    def read_to_the_end(self, **options: float) -> int:
+        self.read_until(lambda: self.session.exit_code is not None, **options)
+        self.process.wait(timeout=10)
+        return self.session.exit_code
+
+    def _read(self, key: selectors.SelectorKey) -> None:
+        data = os.read(key.fd, 65536)
+        if not data:
+            self._selector.unregister(key.fileobj)
+        self.output[key.data] += self.session.feed(key.data, data)
+
+    def close(self) -> None:
+        self._selector.close()
+        for pid in [*marked(self.attempt), *members(self.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with suppress(BrokenPipeError):
+                pipe.close()
