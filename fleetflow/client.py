@@ -4,6 +4,7 @@ import base64
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -69,9 +70,9 @@ class Prefect:
         pool = self._call("GET", f"/work_pools/{quote(str(deployment['work_pool_name']), safe='')}")
         return database_of(pool["description"] or "") if pool else None
 
-    def run(self, deployment: dict[str, Any], parameters: dict[str, Any], key: str) -> FlowRun:
+    def run(self, deployment: dict[str, Any], parameters: dict[str, Any], key: str, tags: Sequence[str] = ()) -> FlowRun:
         """Create a flow run; the same `key` gives the same run. Raises `UnavailableError`."""
-        body = {"parameters": parameters, "idempotency_key": key, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": parameters, "idempotency_key": key, "tags": list(tags), "state": {"type": "SCHEDULED"}}
         return _flow_run(self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", body))
 
     def flow_run(self, flow_run_id: uuid.UUID) -> FlowRun | None:

@@ -3,6 +3,7 @@
 import json
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from fleetflow.results import Printer, to_stderr, to_stdout
 from fleetflow.text import inert
 from models import commands
 from models.errors import UnavailableError, UsageError
+from models.policy import Order, read_policy
 from models.settings import Settings
 from models.values import Command, ExecutorKind, HostKeyPolicy, OnDisconnect
 
@@ -47,6 +49,19 @@ def run(
     ] = None,
     cwd: Annotated[str | None, typer.Option(help="Folder on the host in which the command runs.")] = None,
     stdin: Annotated[str | None, typer.Option(help="File that the command reads from its standard input; - for ours.")] = None,
+    waves: Annotated[str, typer.Option(help="Sizes of a rollout in steps: 1,10%,100% is one host, then a tenth of them, then all.")] = "",
+    wave_pause: Annotated[float, typer.Option(help="Seconds between two waves.")] = 0,
+    max_failures: Annotated[str, typer.Option(help="Hosts that may go wrong, 5 or 5%; once more have, no further one is started.")] = "",
+    ignore_unreachable: Annotated[
+        bool, typer.Option("--ignore-unreachable", help="Unreachable hosts do not count against --max-failures.")
+    ] = False,
+    retries: Annotated[int, typer.Option(help="Further tries of a host that failed or was unreachable.")] = 0,
+    retry_delay: Annotated[float, typer.Option(help="Seconds before the second try; doubled before each further one.")] = 5,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds the whole task may take; then nothing starts, and what runs is ended.")
+    ] = None,
+    order: Annotated[Order, typer.Option(help="Whether hosts have their turn by name or by chance.")] = Order.LISTED,
+    pick: Annotated[int | None, typer.Option(help="Run on only so many hosts of the target, chosen by chance.")] = None,
     fold: Annotated[bool, typer.Option("--fold", "-b", help="Show equal outputs together.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each host.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave as soon as the task is accepted.")] = False,
@@ -62,7 +77,19 @@ def run(
     commands.check_limits(
         settings.forks if forks is None else forks, settings.connect_timeout if connect_timeout is None else connect_timeout
     )
-    _check_target(settings, target)
+    policy: dict[str, Any] = {
+        "waves": waves,
+        "wave_pause": wave_pause,
+        "max_failures": max_failures,
+        "ignore_unreachable": ignore_unreachable,
+        "retries": retries,
+        "retry_delay": retry_delay,
+        "deadline": deadline,
+        "order": order.value,
+        "pick": pick,
+    }
+    unusual = read_policy(**policy).as_dict()
+    check_target(settings, target)
     text, encoding = commands.encode_stdin(what.stdin)
     asked = {
         "command": command,
@@ -79,9 +106,10 @@ def run(
         "env": env,
         "stdin": text,
         "stdin_encoding": encoding if text else None,
+        **{name: policy[name] for name in unusual},
     }
     parameters = {name: value for name, value in asked.items() if value not in (None, "", [])}
-    raise typer.Exit(_send(settings, parameters, Printer(fold=fold, as_json=as_json), wait=not no_wait))
+    raise typer.Exit(send(settings, parameters, Printer(fold=fold, as_json=as_json), wait=not no_wait))
 
 
 def _read_stdin(source: str | None) -> bytes:
@@ -105,7 +133,8 @@ def _existing(identity: Path) -> Path:
     return path
 
 
-def _check_target(settings: Settings, target: str) -> None:
+def check_target(settings: Settings, target: str) -> None:
+    """Raise `UsageError` or `NoHostsError` for a target that the worker would refuse, as far as this machine can know."""
     from models import targets
     from models.inventory import Inventory
 
@@ -115,7 +144,8 @@ def _check_target(settings: Settings, target: str) -> None:
         targets.resolve(target, Inventory.load(settings.home, settings.ssh_config.expanduser()))
 
 
-def _send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, wait: bool) -> int:
+def send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, wait: bool, tags: Sequence[str] = ()) -> int:
+    """Start a flow run with these parameters and follow it to its end; returns the exit code."""
     from fleetflow.client import DEPLOYMENT, Prefect
 
     endpoint = stack.ensure_stack(settings)
@@ -123,7 +153,7 @@ def _send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, w
         deployment = prefect.deployment(DEPLOYMENT)
         if settings.prefect_api_url:
             _check_database(settings, prefect.database_of(deployment))
-        run = prefect.run(deployment, parameters, key=f"fleetflow-{uuid.uuid4()}")
+        run = prefect.run(deployment, parameters, key=f"fleetflow-{uuid.uuid4()}", tags=tags)
         if not wait:
             row = json.dumps({"flow_run": str(run.id), "name": run.name})
             to_stdout(row if printer.as_json else f"accepted as flow run {run.id}; `fleetflow task show {run.id}` shows how it goes")

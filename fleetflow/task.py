@@ -71,13 +71,15 @@ def _task_row(task: "TaskLine") -> dict[str, Any]:
 
 
 @app.command()
-def show(name: Name, as_json: Json = False) -> None:
+def show(
+    name: Name, attempts: Annotated[bool, typer.Option("--attempts", help="Show every try of each host.")] = False, as_json: Json = False
+) -> None:
     """Show a task and how each host stands."""
     from models.rows import row_without_output
 
     store = _open()
     task = _find(store, name)
-    executions = store.executions(task.id)
+    executions = store.attempts(task.id) if attempts else store.executions(task.id)
     if as_json:
         for execution in executions:
             typer.echo(json.dumps(row_without_output(execution)))
@@ -87,6 +89,10 @@ def show(name: Name, as_json: Json = False) -> None:
     typer.echo(f"task {task.id} {task.state}: {counts(task)}" + (f" ({inert(task.reason)})" if task.reason else ""))
     for name, value in _details(task):
         typer.echo(f"  {name:9} {value}")
+    if attempts:
+        for attempt in executions:
+            typer.echo(_attempt_line(attempt))
+        return
     for execution in sorted(executions, key=lambda execution: (execution.state == "succeeded", execution.id)):
         typer.echo(_execution_line(execution))
 
@@ -98,6 +104,8 @@ def _details(task: "Task") -> list[tuple[str, str]]:
     rows += [("cwd", inert(command.cwd))] if command.cwd else []
     rows += [("timeout", f"{command.timeout:g} s")] if command.timeout else []
     rows += [("cancel", f"asked for by {inert(task.cancel_requested_by)}")] if task.cancel_requested_by and not task.state.is_final else []
+    rows += [("policy", inert(task.policy.describe()))]
+    rows += [("retry of", f"task {task.retry_of}")] if task.retry_of else []
     times = (("created", task.created_at), ("started", task.started_at), ("finished", task.finished_at))
     rows += [(name, shown) for name, seconds in times if (shown := clock(seconds))]
     return rows + ([("flow run", str(task.flow_run_id))] if task.flow_run_id else [])
@@ -109,17 +117,23 @@ def _execution_line(execution: "Execution") -> str:
     return f"  {execution.state:11}  {inert(execution.host):24}  {code:8}  {seconds:>9}  {inert(execution.error or '')}".rstrip()
 
 
+def _attempt_line(attempt: "Execution") -> str:
+    return f"  try {attempt.attempt:<3}{_execution_line(attempt)}  {clock(attempt.finished_at) or ''}".rstrip()
+
+
 @app.command()
 def output(
     name: Name,
     host: Annotated[str | None, typer.Option("--host", "-H", help="Only this host, as the target named it.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="What they printed at this try; default: at their last one.")] = None,
     fold: Annotated[bool, typer.Option("--fold", "-b", help="Show equal outputs together.")] = False,
     raw: Annotated[bool, typer.Option(help="The bytes of one host's stdout as they came; not for a terminal.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what the hosts of a task printed."""
     store = _open()
-    executions = store.executions(_find(store, name).id, host)
+    task = _find(store, name)
+    executions = store.executions(task.id, host) if attempt is None else _of_attempt(store, task, host, attempt)
     if raw:
         _write_raw(store, executions)
         return
@@ -127,6 +141,13 @@ def output(
     for execution in executions:
         printer.take(store.row(execution))
     printer.finish()
+
+
+def _of_attempt(store: "Store", task: "Task", host: str | None, number: int) -> "list[Execution]":
+    found = [attempt for attempt in store.attempts(task.id, host) if attempt.attempt == number]
+    if not found:
+        raise NotFoundError("attempt", f"{number} at {host or 'any host'} in task {task.id}", look=f"task show {task.id} --attempts")
+    return found
 
 
 def _write_raw(store: "Store", executions: "list[Execution]") -> None:
@@ -142,6 +163,30 @@ def _write_raw(store: "Store", executions: "list[Execution]") -> None:
     execution = executions[0]
     pieces = store.output(execution.attempt_id) if execution.attempt_id is not None else []
     sys.stdout.buffer.write(joined(execution, pieces, Stream.STDOUT))
+
+
+@app.command()
+def retry(
+    name: Name,
+    failed: Annotated[bool, typer.Option("--failed", help="Failed, timed out, unreachable or never started (the default).")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="Hosts whose outcome is not known: the command may have run.")] = False,
+    not_started: Annotated[bool, typer.Option("--not-started", help="Hosts on which no try has ever started.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every host of the task.")] = False,
+    fold: Annotated[bool, typer.Option("--fold", "-b", help="Show equal outputs together.")] = False,
+    as_json: Json = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave as soon as the task is accepted.")] = False,
+) -> None:
+    """Run hosts of an ended task again, as a new task with the same command and policy.
+
+    Exit code: as of `fleetflow run`; 3 when there is nothing to retry.
+    """
+    from fleetflow.retry import retry_task
+    from models.retries import Kind
+
+    asked = {Kind.FAILED: failed, Kind.LOST: lost, Kind.NOT_STARTED: not_started, Kind.ALL: everything}
+    kinds = [kind for kind, is_asked in asked.items() if is_asked] or [Kind.FAILED]
+    store = _open()
+    raise typer.Exit(retry_task(store, _find(store, name), kinds, Printer(fold=fold, as_json=as_json), wait=not no_wait))
 
 
 @app.command()

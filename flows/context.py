@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from executors.local import Local
 from executors.protocol import Executor
 from executors.ssh.executor import Ssh
+from flows.places import Places
 from models.lease import Lease
 from models.owner import Owner
 from models.recorder import Recorder
@@ -24,9 +25,11 @@ class Context:
     lease: Lease
     recorder: Recorder
     executors: dict[ExecutorKind, Executor]
+    places: Places
 
     async def aclose(self) -> None:
         """Write what is left, and close every connection."""
+        self.places.close()
         for executor in self.executors.values():
             await executor.aclose()
         await self.recorder.aclose()
@@ -40,7 +43,7 @@ _current: Context | None = None
 def open_context(settings: Settings, owner: Owner) -> Context:
     """Build the process's context; raises `UnavailableError` when the database cannot be used."""
     global _current  # noqa: PLW0603 - Prefect calls flows with their parameters alone: what they share must be found from here
-    store = Store.open(settings.database)
+    store = Store.open(settings.database, host_limit=settings.host_limit)
     _current = Context(
         settings=settings,
         owner=owner,
@@ -51,6 +54,7 @@ def open_context(settings: Settings, owner: Owner) -> Context:
             ExecutorKind.LOCAL: Local(grace=settings.grace, beat_timeout=settings.beat_timeout),
             ExecutorKind.SSH: Ssh(settings),
         },
+        places=Places(store, settings.host_limit),
     )
     return _current
 

@@ -51,6 +51,19 @@ async def end_run(client: PrefectClient, flow_run_id: UUID, state: State) -> Sta
     return state
 
 
+async def read_run(client: PrefectClient, flow_run_id: UUID) -> FlowRun | None:
+    """A flow run; None when it was deleted."""
+    try:
+        return await patiently(lambda: client.read_flow_run(flow_run_id))
+    except ObjectNotFound:
+        return None
+
+
+async def reschedule(client: PrefectClient, run: FlowRun) -> None:
+    """Let the next worker take a run whose worker is dead."""
+    await patiently(partial(client.set_flow_run_state, run.id, Scheduled(message=STOPPED), force=True))
+
+
 async def end_orphans(
     client: PrefectClient, work_pool: str, is_orphan: Callable[[FlowRun], bool], end_of: Callable[[FlowRun], Awaitable[State]]
 ) -> None:
@@ -59,7 +72,7 @@ async def end_orphans(
     for run in [run async for run in _runs(client, work_pool, types) if is_orphan(run)]:
         log.info("ending flow run %s (%s), left %s by a dead worker", run.id, run.name, run.state_name)
         if run.state_type == StateType.PENDING and run.start_time is None:
-            await patiently(partial(client.set_flow_run_state, run.id, Scheduled(message=STOPPED), force=True))
+            await reschedule(client, run)
         else:
             await end_run(client, run.id, await end_of(run))
 

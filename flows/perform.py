@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
@@ -10,12 +11,13 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from flows import artifacts, summary
+from flows.brake import Brake
 from flows.context import Context
 from flows.request import Request
-from flows.rollout import Rollout
+from flows.rollout import Rollout, roll_out
 from flows.shards import run_shards
 from models.recorder import Recording
-from models.records import Outcome, Task, TaskSpec
+from models.records import Claim, Outcome, Task, TaskSpec
 from models.states import ExecutionState, TaskState
 from models.targets import fold
 
@@ -31,18 +33,18 @@ async def perform(context: Context, request: Request) -> State[None]:
     """
     log = get_run_logger()
     task = await _open(context, request)
-    names = _shortened(fold(host.name for host in request.hosts))
-    log.info("Task %d: %s on %s: %s", task.id, json.dumps(request.command.script), summary.count_hosts(task.hosts), names)
     try:
-        claims = await asyncio.to_thread(context.store.claim, task.id, str(context.owner))
-        await run_shards(Rollout(context, request, on_end=_Reporter(log)), claims)
+        claims, brake = await _claim(context, task.id)
+        names = _shortened(fold(claim.host for claim in claims))
+        log.info("Task %d: %s on %s: %s", task.id, json.dumps(request.command.script), summary.count_hosts(task.hosts), names)
+        await roll_out(Rollout(context, request, brake, on_end=_Reporter(log)), claims, run_shards)
     except asyncio.CancelledError:
         await _conclude(context, task.id, log, canceled=True, reason="canceled")
         raise
     except Exception as error:
         await _conclude(context, task.id, log, reason=str(error))
         raise
-    ended, sentence = await _conclude(context, task.id, log)
+    ended, sentence = await _conclude(context, task.id, log, reason=brake.reason, unstarted=brake.reason and f"not started: {brake.reason}")
     return Completed(message=sentence) if ended.state is TaskState.SUCCEEDED else Failed(message=sentence)
 
 
@@ -52,16 +54,35 @@ async def _open(context: Context, request: Request) -> Task:
         name=request.name,
         command=request.command,
         target=request.target,
-        hosts=tuple(host.name for host in request.hosts),
+        hosts=request.policy.choose([host.name for host in request.hosts]),
         flow_run_id=flow_run.flow_run.id if flow_run and flow_run.flow_run else None,
+        policy=request.policy,
+        options=request.options,
+        retry_of=request.retry_of,
     )
     return await asyncio.to_thread(context.store.open_task, spec, str(context.owner))
 
 
-async def _conclude(context: Context, task_id: int, log: Log, *, canceled: bool = False, reason: str | None = None) -> tuple[Task, str]:
-    task = await asyncio.to_thread(context.store.close_task, task_id, canceled=canceled, reason=reason)
+async def _claim(context: Context, task_id: int) -> tuple[list[Claim], Brake]:
+    """The claims of the hosts that are to run, and the brake of the task as it stands: a resumed one may have failures behind it."""
+    claims = await asyncio.to_thread(context.store.claim, task_id, str(context.owner))
+    task = await asyncio.to_thread(context.store.task, task_id)
+    policy = task.policy
+    if policy.deadline is None or task.started_at is None:
+        return claims, Brake(policy, task.counts)
+    left = task.started_at + policy.deadline - time.time()
+    return claims, Brake(policy, task.counts, ends_at=asyncio.get_running_loop().time() + left)
+
+
+async def _conclude(
+    context: Context, task_id: int, log: Log, *, canceled: bool = False, reason: str | None = None, unstarted: str | None = None
+) -> tuple[Task, str]:
+    close = context.store.close_task
+    task = await asyncio.to_thread(close, task_id, canceled=canceled, reason=reason, unstarted=unstarted)
     executions = await asyncio.to_thread(context.store.executions, task_id)
     sentence = summary.sentence(task, executions)
+    if unstarted is not None:
+        sentence = f"{sentence} ({unstarted})"
     log.info("Task %d: %s", task.id, sentence)
     await artifacts.publish(task, executions)
     return task, sentence

@@ -12,7 +12,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows.ending import STOPPED, end_cancelling, end_orphans, stamp
+from flows.ending import STOPPED, end_cancelling, end_orphans, read_run, reschedule, stamp
 from flows.lock import is_free
 from models.owner import Owner
 from models.records import WORKER_STOPPED, Claim, Outcome, TaskLine
@@ -109,12 +109,27 @@ class Reaper:
 
     async def _settle(self, dead: str) -> list[UUID | None]:
         """End a dead worker's tasks; returns the flow runs of those that stay open."""
-        kept = []
+        kept: list[UUID | None] = []
         for task in await asyncio.to_thread(self._store.open_tasks, dead):
+            if task.is_durable and task.flow_run_id is not None and await self._hand_on(task.flow_run_id, dead, task.cancel_requested_by):
+                kept.append(task.flow_run_id)
+                continue
             decided = await decide(await asyncio.to_thread(self._store.running, task.id))
             if not await asyncio.to_thread(self._store.settle, task.id, dead, decided):
                 kept.append(task.flow_run_id)
         return kept
+
+    async def _hand_on(self, flow_run_id: UUID, dead: str, canceled_by: str | None) -> bool:
+        """Schedule a dead worker's flow run again: its next worker follows the durable runs. False if that cannot be."""
+        run = await read_run(self._client, flow_run_id)
+        if run is None or run.state is None or run.state.is_final():
+            return False
+        if stamp(run) == dead and not run.state.is_scheduled():
+            if run.state.is_cancelling() and canceled_by is None:
+                await asyncio.to_thread(self._store.request_cancel, flow_run_id, "Prefect")
+            log.info("flow run %s (%s) goes on in the next worker", run.id, run.name)
+            await reschedule(self._client, run)
+        return True
 
     async def _end_of(self, run: FlowRun) -> State:
         return _verdict(await asyncio.to_thread(self._store.line_of_flow_run, run.id))

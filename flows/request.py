@@ -1,9 +1,13 @@
 """Turns the flat parameters of a flow run into the values that the rest of the house works with."""
 
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from models.inventory import Inventory
+from models.policy import Policy
 from models.settings import Settings
 from models.targets import resolve
 from models.values import Command, ExecutorKind, Host, HostKeyPolicy
@@ -17,8 +21,10 @@ class Request:
     command: Command
     target: str
     hosts: tuple[Host, ...]
-    forks: int
     connect_timeout: float  # seconds
+    policy: Policy
+    options: Mapping[str, Any] = field(default_factory=dict)  # see `options_given`
+    retry_of: int | None = None  # the task whose hosts these are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,3 +60,12 @@ def read_options(executor: str, user: str, identity: str, host_key: str) -> Opti
         identity=Path(identity).expanduser() if identity else None,
         host_key=None if host_key == "configured" else HostKeyPolicy(host_key),
     )
+
+
+_KEPT_ELSEWHERE = frozenset({"command", "target", "env", "cwd", "stdin", "stdin_encoding"})
+
+
+def options_given(flow: Callable[..., object], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a flow run that are not as usual: what the task keeps beside its command, so that it can be run again."""
+    usual = {name: parameter.default for name, parameter in inspect.signature(flow).parameters.items()}
+    return {name: value for name, value in parameters.items() if name not in _KEPT_ELSEWHERE and value != usual.get(name)}

@@ -10,9 +10,11 @@ from prefect.states import Failed
 
 from flows.context import current
 from flows.perform import perform
-from flows.request import Request, read_options, resolve_hosts
+from flows.request import Request, options_given, read_options, resolve_hosts
 from models.commands import check, check_limits, decode_stdin, parse_env
 from models.errors import NoHostsError, UsageError
+from models.policy import read_policy
+from models.retries import read_retry_of
 from models.values import Command, OnDisconnect
 
 _NAME = 80  # characters of a flow run's name
@@ -45,6 +47,15 @@ async def run_command(
     env: list[str] = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
     stdin: str = "",
     stdin_encoding: Literal["text", "base64"] = "text",
+    waves: str = "",
+    wave_pause: float = 0,
+    max_failures: str = "",
+    ignore_unreachable: bool = False,
+    retries: int = 0,
+    retry_delay: float = 5,
+    deadline: float | None = None,
+    order: Literal["listed", "shuffled"] = "listed",
+    pick: int | None = None,
 ) -> State[None]:
     """Run a shell command on every host of a target, and keep each host's outcome and output.
 
@@ -65,6 +76,17 @@ async def run_command(
             plain values are stored and shown.
         stdin: What the command reads from its standard input.
         stdin_encoding: `base64` for a stdin that is not text.
+        waves: How many hosts have had their turn after each wave, as in `1,10%,100%`: one host, then up to a tenth of them, then all.
+            Empty: all in one wave.
+        wave_pause: Seconds between two waves.
+        max_failures: How many hosts may go wrong, as in `5` or `5%` of the task's hosts; once more have, no further host is started.
+            Failed, timed out, unreachable and lost hosts count alike. Empty: any number.
+        ignore_unreachable: Unreachable hosts do not count against max_failures.
+        retries: How often a host that failed, or that could not be reached, is tried again.
+        retry_delay: Seconds before the second try; doubled before each further one.
+        deadline: Seconds from the task's start after which nothing more is started, and what runs is ended. Empty: none.
+        order: The order in which hosts have their turn: `listed` goes by name, `shuffled` by chance.
+        pick: Run on only so many hosts of the target, chosen by chance. Empty: on all of them.
     """
     context = current()
     settings = context.settings
@@ -82,11 +104,24 @@ async def run_command(
             ),
             target=target,
             hosts=await asyncio.to_thread(resolve_hosts, target, options, settings),
-            forks=settings.forks if forks is None else forks,
             connect_timeout=settings.connect_timeout if connect_timeout is None else connect_timeout,
+            policy=read_policy(
+                waves=waves,
+                wave_pause=wave_pause,
+                max_failures=max_failures,
+                ignore_unreachable=ignore_unreachable,
+                retries=retries,
+                retry_delay=retry_delay,
+                deadline=deadline,
+                forks=settings.forks if forks is None else forks,
+                order=order,
+                pick=pick,
+            ),
+            options=options_given(run_command.fn, flow_run.parameters),
+            retry_of=read_retry_of(flow_run.tags),
         )
         check(request.command)
-        check_limits(request.forks, request.connect_timeout)
+        check_limits(request.policy.forks, request.connect_timeout)
         return await perform(context, request)
     except NoHostsError as error:
         return Failed(name="No hosts", message=str(error))

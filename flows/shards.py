@@ -40,15 +40,15 @@ class Shard:
         return f"{fold(claim.host for claim in self.claims)} ({len(self.claims)} hosts)"
 
 
-def split(rollout: Rollout, claims: Sequence[Claim]) -> list[Shard]:
-    """Split claims into at most `MOST` shards of neighbours."""
-    size = -(-len(claims) // MOST) or 1
+def split(rollout: Rollout, claims: Sequence[Claim], total: int) -> list[Shard]:
+    """Split the claims of a wave into shards of neighbours, so many that the waves of all `total` claims make about `MOST` together."""
+    size = -(-total // MOST) or 1
     return [Shard(rollout, claims[start : start + size]) for start in range(0, len(claims), size)]
 
 
-async def run_shards(rollout: Rollout, claims: Sequence[Claim]) -> None:
-    """Run all claims; returns when each has ended. A cancel, or an error of one, ends them all, and then goes through."""
-    shards = split(rollout, claims)
+async def run_shards(rollout: Rollout, claims: Sequence[Claim], total: int) -> None:
+    """Run the claims of a wave, out of `total`; returns when each has ended. A cancel, or an error of one, ends all, and goes through."""
+    shards = split(rollout, claims, total)
     starts = [asyncio.ensure_future(_start(shard)) for shard in shards]
     try:
         if starts:
@@ -81,7 +81,8 @@ async def _run(shard: Shard) -> State[None]:
 
 
 def _all_succeeded(shard: Shard) -> bool:
-    return all(shard.rollout.outcomes[claim.host].state is ExecutionState.SUCCEEDED for claim in shard.claims)
+    outcomes = shard.rollout.outcomes
+    return all(claim.host in outcomes and outcomes[claim.host].state is ExecutionState.SUCCEEDED for claim in shard.claims)
 
 
 def _counts(shard: Shard) -> str:

@@ -9,6 +9,7 @@ FleetflowError
 │   ├── SecretError           `secret:NAME` that the worker does not have
 │   └── NotFoundError         a task number, a host
 ├── NoHostsError              a right target without hosts                    exit code 3
+├── NothingToRetryError       a task without hosts of the kind to run again   exit code 3
 ├── UnavailableError          Prefect, worker or database cannot be reached   exit code 4
 │   └── DatabaseVersionError  the database is older or newer than this program
 ├── ExecutorError             one host, one attempt; becomes a state, never a traceback
@@ -21,6 +22,7 @@ FleetflowError
 │       ├── SpoolLostError
 │       └── EndNotConfirmedError
 ├── LeaseLostError            this worker was taken for dead, and may write nothing any more
+├── HeldError                 a host that must not be started any more: its task has been stopped
 └── TransitionError           a move that the table of states forbids: a bug, or somebody else was faster
 """
 
@@ -108,6 +110,16 @@ class NoHostsError(FleetflowError):
         super().__init__(f"target {_shown(target)} matches no host")
 
 
+class NothingToRetryError(FleetflowError):
+    """A task none of whose hosts is of the kind that was to run again."""
+
+    exit_code = 3
+
+    def __init__(self, task_id: int, kinds: str) -> None:
+        self.task_id = task_id
+        super().__init__(f"nothing to retry: no host of task {task_id} is {kinds}")
+
+
 class UnavailableError(FleetflowError):
     """Something fleetflow needs cannot be reached."""
 
@@ -180,6 +192,10 @@ class LeaseLostError(FleetflowError):
         super().__init__(
             f"worker {owner} slept longer than its lease and was taken for dead; its runs have been ended, and it must start anew"
         )
+
+
+class HeldError(FleetflowError):
+    """A host that must not be started any more, because its task has been stopped."""
 
 
 class TransitionError(FleetflowError):

@@ -1,38 +1,68 @@
 """Writes what runs report: starts, output and ends, many in one transaction, with the counters of their tasks."""
 
+import uuid
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection, Update, bindparam, insert, update
 
+from models.reading import running_on
 from models.records import Claim, Entry, Finished, Piece, Printed, Started
 from models.states import ExecutionState, check_move
 from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
-from models.values import Stream
+from models.values import Attempt, Stream
 
 Values = dict[str, object]
+_Move = tuple[ExecutionState, ExecutionState]
 
 
 class StaleError(Exception):
     """At least one row is not where its writer believes it to be."""
 
 
-def write_all(connection: Connection, entries: Sequence[Entry]) -> None:
-    """Write all entries; raises `StaleError` (and the caller rolls back) when one of them came too late."""
-    _move(connection, _START, [_start_values(entry) for entry in entries if isinstance(entry, Started)])
+def write_all(connection: Connection, entries: Sequence[Entry], host_limit: int | None = None) -> None:
+    """Write all entries; raises `StaleError` (and the caller rolls back) when one of them came too late, or its host is busy."""
+    starts = [entry for entry in entries if isinstance(entry, Started)]
+    if starts and host_limit is not None:
+        _check_hosts(connection, Counter(entry.claim.host for entry in starts), host_limit)
+    _move(connection, _START, [_start_values(entry) for entry in starts])
     _move(connection, _FINISH, [_finish_values(entry) for entry in entries if isinstance(entry, Finished)])
     _write_attempts(connection, entries)
     _count(connection, entries)
 
 
-def write_each(connection: Connection, entries: Sequence[Entry]) -> list[bool]:
+def write_each(connection: Connection, entries: Sequence[Entry], host_limit: int | None = None) -> list[bool]:
     """Write the entries one by one, leaving out those that came too late; tells which were written."""
-    return [_write_one(connection, entry) for entry in entries]
+    return [_write_one(connection, entry, host_limit) for entry in entries]
 
 
-def _write_one(connection: Connection, entry: Entry) -> bool:
+def requeue(connection: Connection, end: Finished, following: Claim) -> bool:
+    """Write the end of an attempt whose execution goes back to `queued` for the next one; False when it came too late."""
+    check_move(end.was, ExecutionState.QUEUED)
+    values = {**_key(end.claim, end.was), "new_epoch": following.attempt.epoch, "attempt": following.attempt_id}
+    if connection.execute(_REQUEUE, values).rowcount != 1:
+        return False
+    _write_attempts(connection, [end])
+    _add(connection, {end.claim.task_id: _moved([(end.was, ExecutionState.QUEUED)])})
+    return True
+
+
+def following(claim: Claim, attempt_id: int) -> Claim:
+    """The claim of the next attempt at the same execution."""
+    attempt = Attempt(id=uuid.uuid4(), number=claim.attempt.number + 1, epoch=claim.attempt.epoch + 1)
+    return replace(claim, attempt_id=attempt_id, attempt=attempt, offsets=None)
+
+
+def _check_hosts(connection: Connection, starts: Counter[str], limit: int) -> None:
+    running = running_on(connection, starts)
+    if any(running.get(host, 0) + number > limit for host, number in starts.items()):
+        raise StaleError
+
+
+def _write_one(connection: Connection, entry: Entry, host_limit: int | None) -> bool:
     try:
-        write_all(connection, [entry])
+        write_all(connection, [entry], host_limit)
     except StaleError:  # the first statement of an entry finds out: nothing of it is written yet
         return False
     return True
@@ -49,6 +79,13 @@ _FINISH = (
     update(ExecutionRow)
     .where(*_AT)
     .values(state=bindparam("now"), exit_code=bindparam("code"), error=bindparam("text"), finished_at=bindparam("at"))
+)
+
+
+_REQUEUE = (
+    update(ExecutionRow)
+    .where(*_AT)
+    .values(state=ExecutionState.QUEUED, epoch=bindparam("new_epoch"), attempt_id=bindparam("attempt"), started_at=None)
 )
 
 
@@ -110,11 +147,21 @@ def _piece(claim: Claim, piece: Piece) -> Values:
 
 
 def _count(connection: Connection, entries: Sequence[Entry]) -> None:
-    moved: dict[int, Counter[ExecutionState]] = defaultdict(Counter)
+    moves: dict[int, list[_Move]] = defaultdict(list)
     for entry in entries:
-        for old, new in _moves(entry):
-            moved[entry.claim.task_id][old] -= 1
-            moved[entry.claim.task_id][new] += 1
+        moves[entry.claim.task_id] += _moves(entry)
+    _add(connection, {task_id: _moved(found) for task_id, found in moves.items() if found})
+
+
+def _moved(moves: Iterable[_Move]) -> Counter[ExecutionState]:
+    counts: Counter[ExecutionState] = Counter()
+    for old, new in moves:
+        counts[old] -= 1
+        counts[new] += 1
+    return counts
+
+
+def _add(connection: Connection, moved: Mapping[int, Counter[ExecutionState]]) -> None:
     if moved:
         rows = [{"task": task_id, **{f"d_{state}": counts[state] for state in ExecutionState}} for task_id, counts in moved.items()]
         connection.execute(_ADD_COUNTS, rows)
@@ -127,7 +174,7 @@ _ADD_COUNTS = (
 )
 
 
-def _moves(entry: Entry) -> list[tuple[ExecutionState, ExecutionState]]:
+def _moves(entry: Entry) -> list[_Move]:
     match entry:
         case Started():
             return [(ExecutionState.QUEUED, ExecutionState.RUNNING)]

@@ -1,11 +1,13 @@
 """The store's questions. Each uses an index that tables.py declares."""
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Engine, Integer, Row, Select, bindparam, func, select
+from sqlalchemy import Connection, Dialect, Engine, Integer, Row, Select, bindparam, func, literal_column, select
 
 from models.errors import NotFoundError
+from models.policy import Policy
 from models.records import Claim, Execution, OpenTask, Piece, Task, TaskLine
 from models.states import ExecutionState, TaskState
 from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
@@ -82,6 +84,9 @@ def _task(row: Row[Any]) -> Task:
         started_at=row.started_at,
         finished_at=row.finished_at,
         cancel_requested_by=row.cancel_requested_by,
+        policy=Policy.from_dict(row.policy or {}),
+        options=row.options or {},
+        retry_of=row.retry_of,
     )
 
 
@@ -90,6 +95,7 @@ _EXECUTION = (
         ExecutionRow.id,
         ExecutionRow.task_id,
         ExecutionRow.host,
+        ExecutionRow.wave,
         ExecutionRow.state,
         ExecutionRow.exit_code,
         ExecutionRow.error,
@@ -103,10 +109,37 @@ _EXECUTION = (
     .outerjoin(AttemptRow, AttemptRow.id == ExecutionRow.attempt_id)
     .order_by(ExecutionRow.id)
 )
+_ATTEMPTS = (
+    select(
+        AttemptRow.id.label("attempt_id"),
+        AttemptRow.number,
+        AttemptRow.state,
+        AttemptRow.exit_code,
+        AttemptRow.error,
+        AttemptRow.started_at,
+        AttemptRow.finished_at,
+        AttemptRow.stdout_cut,
+        AttemptRow.stderr_cut,
+        ExecutionRow.id,
+        ExecutionRow.task_id,
+        ExecutionRow.host,
+        ExecutionRow.wave,
+    )
+    .join(ExecutionRow, ExecutionRow.id == AttemptRow.execution_id)
+    .order_by(ExecutionRow.id, AttemptRow.number)
+)
 
 
 def executions(connection: Connection, task_id: int, host: str | None) -> list[Execution]:
-    query = _EXECUTION.where(ExecutionRow.task_id == task_id)
+    return _of_task(connection, _EXECUTION, task_id, host)
+
+
+def attempts(connection: Connection, task_id: int, host: str | None) -> list[Execution]:
+    return _of_task(connection, _ATTEMPTS, task_id, host)
+
+
+def _of_task(connection: Connection, select_them: Select[Any], task_id: int, host: str | None) -> list[Execution]:
+    query = select_them.where(ExecutionRow.task_id == task_id)
     rows = connection.execute(query if host is None else query.where(ExecutionRow.host == host)).all()
     if host is not None and not rows:
         raise NotFoundError("host", f"{host} in task {task_id}", look=f"task show {task_id}")
@@ -126,6 +159,7 @@ def _execution(row: Row[Any]) -> Execution:
         attempt_id=row.attempt_id,
         attempt=row.number or 0,
         cut={Stream.STDOUT: row.stdout_cut or 0, Stream.STDERR: row.stderr_cut or 0},
+        wave=row.wave,
     )
 
 
@@ -143,7 +177,7 @@ def recount(connection: Connection, task_id: int) -> dict[ExecutionState, int]:
     return dict.fromkeys(ExecutionState, 0) | found
 
 
-_OPEN_TASKS = select(TaskRow.id, TaskRow.flow_run_id, TaskRow.cancel_requested_by).where(
+_OPEN_TASKS = select(TaskRow.id, TaskRow.flow_run_id, TaskRow.cancel_requested_by, TaskRow.on_disconnect).where(
     TaskRow.finished_at.is_(None), TaskRow.owner == bindparam("worker")
 )
 _CANCELS = _OPEN_TASKS.where(TaskRow.cancel_requested_at.is_not(None))
@@ -160,7 +194,8 @@ def cancels(connection: Connection, owner: str) -> list[OpenTask]:
 
 
 def _open_task(row: Row[Any]) -> OpenTask:
-    return OpenTask(row.id, uuid.UUID(row.flow_run_id) if row.flow_run_id else None, row.cancel_requested_by)
+    flow_run_id = uuid.UUID(row.flow_run_id) if row.flow_run_id else None
+    return OpenTask(row.id, flow_run_id, row.cancel_requested_by, row.on_disconnect != OnDisconnect.END)
 
 
 _RUNNING = (
@@ -183,3 +218,35 @@ def running(connection: Connection, task_id: int) -> list[Claim]:
         )
         for row in connection.execute(_RUNNING, {"task": task_id})
     ]
+
+
+# What runs, of whichever task: a dead worker's executions are not running any more once it is found out (`Store.end_orphans`).
+# The state stands there as a word, for only so the index of running executions is used.
+_RUNNING_ON = (
+    select(ExecutionRow.host, func.count())
+    .where(ExecutionRow.state == literal_column("'running'"), ExecutionRow.host.in_(bindparam("hosts", expanding=True)))
+    .group_by(ExecutionRow.host)
+)
+
+
+def running_on(connection: Connection, hosts: Iterable[str]) -> dict[str, int]:
+    """How many executions run on each of `hosts` that has any."""
+    return {row[0]: row[1] for row in connection.execute(_RUNNING_ON, {"hosts": list(hosts)})}
+
+
+def is_queued(connection: Connection, claim: Claim) -> bool:
+    query = select(ExecutionRow.id).where(
+        ExecutionRow.id == claim.execution_id,
+        ExecutionRow.epoch == claim.attempt.epoch,
+        ExecutionRow.state == ExecutionState.QUEUED,
+    )
+    return connection.scalar(query) is not None
+
+
+def orphans(connection: Connection, owner: str) -> list[tuple[int, str | None]]:
+    """Number and flow run of the open tasks whose owner is another incarnation of `owner`'s home."""
+    home = owner.rpartition(":")[0] + ":"
+    query = select(TaskRow.id, TaskRow.flow_run_id).where(
+        TaskRow.finished_at.is_(None), TaskRow.owner.startswith(home, autoescape=True), TaskRow.owner != owner
+    )
+    return [(row.id, row.flow_run_id) for row in connection.execute(query)]

@@ -160,8 +160,12 @@ class Recording:
 
     async def finish(self, outcome: Outcome) -> bool:
         """Commit the end; False when somebody else had ended the execution."""
+        return await self._recorder.put(self.ended(outcome))
+
+    def ended(self, outcome: Outcome) -> Finished:
+        """What is to be written of the end, with the rest of the output."""
         pieces, cut = self._capture.finish()
-        return await self._recorder.put(Finished(self._claim, time.time(), self._state, outcome, pieces, cut))
+        return Finished(self._claim, time.time(), self._state, outcome, pieces, cut)
 
     def last_lines(self, lines: int = 5) -> list[str]:
         """The end of stderr, or of stdout when stderr is empty: what explains a failure."""

@@ -3,8 +3,9 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from models.policy import USUAL, Policy
 from models.states import ExecutionState, TaskState
 from models.values import Attempt, Command, Stream
 
@@ -18,8 +19,11 @@ class TaskSpec:
     name: str
     command: Command
     target: str
-    hosts: tuple[str, ...]
+    hosts: tuple[str, ...]  # in the order of their turns
     flow_run_id: uuid.UUID | None = None  # opening twice with the same one gives the same task
+    policy: Policy = USUAL
+    options: Mapping[str, Any] = field(default_factory=dict)  # the flow's parameters that stand nowhere else here
+    retry_of: int | None = None  # the number of the task that this one runs again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +43,9 @@ class Task:
     started_at: float | None
     finished_at: float | None
     cancel_requested_by: str | None = None
+    policy: Policy = USUAL
+    options: Mapping[str, Any] = field(default_factory=dict)
+    retry_of: int | None = None
 
     @property
     def done(self) -> int:
@@ -98,6 +105,7 @@ class Execution:
     attempt_id: int | None = None
     attempt: int = 0  # its number; 0 before the first
     cut: dict[Stream, int] = field(default_factory=dict)  # bytes left out of each stream
+    wave: int = 1
 
     @property
     def duration(self) -> float | None:
@@ -116,6 +124,7 @@ class Claim:
     attempt_id: int
     host: str
     attempt: Attempt
+    wave: int = 1
     offsets: Mapping[Stream, int] | None = None  # of a run that is under way: how much of its output is stored
 
 
@@ -125,6 +134,7 @@ class OpenTask(NamedTuple):
     id: int
     flow_run_id: uuid.UUID | None
     cancel_requested_by: str | None
+    is_durable: bool  # its commands outlive their worker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     ui_port: Port = Field(default=4200, description="port of the local stack's Prefect API and UI on 127.0.0.1")
 
     forks: int = Field(default=100, ge=1, description="hosts of a task that run at the same time")
+    host_limit: int = Field(default=4, ge=1, description="commands that run on a host at the same time, of all tasks and workers")
     timeout: Seconds | None = Field(default=None, description="seconds a command may take on a host; default: no limit")
     connect_timeout: Seconds = Field(default=10, description="seconds a host has to accept the command")
     grace: Seconds = Field(default=2, description="seconds between TERM and KILL when a command is ended")

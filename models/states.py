@@ -45,11 +45,13 @@ class TaskState(StrEnum):
 _E = ExecutionState
 _OUTCOMES = frozenset({_E.SUCCEEDED, _E.FAILED, _E.TIMED_OUT, _E.CANCELED})
 
-# `queued -> queued` is a new owner taking over; the two moves back to `queued` are a resumed task running what never started.
+# `queued -> queued` is a new owner taking over, or a host that could not be reached and is tried again; `running -> queued` is
+# a failed command that is tried again. Both open a new attempt in the same transaction: it is this one that has certainly not
+# started. The two moves from a final state back to `queued` are a resumed task running what never started.
 EXECUTION_MOVES: Mapping[ExecutionState, frozenset[ExecutionState]] = {
     _E.PENDING: frozenset({_E.QUEUED, _E.CANCELED}),
     _E.QUEUED: frozenset({_E.QUEUED, _E.RUNNING, _E.UNREACHABLE, _E.CANCELED}),
-    _E.RUNNING: _OUTCOMES | {_E.LOST},
+    _E.RUNNING: _OUTCOMES | {_E.LOST, _E.QUEUED},
     _E.SUCCEEDED: frozenset(),
     _E.FAILED: frozenset(),
     _E.TIMED_OUT: frozenset(),

@@ -6,7 +6,7 @@ four rooms: journal (what runs report), sweep (moves of many rows at once), read
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Self
 
@@ -16,6 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from models import adoption, database, journal, reading, sweep, workers
 from models.errors import LeaseLostError, UnavailableError
+from models.policy import USUAL
 from models.records import WORKER_STOPPED, Claim, Entry, Execution, Finished, OpenTask, Outcome, Piece, Task, TaskLine, TaskSpec
 from models.rows import Row, row
 from models.states import ExecutionState, sources
@@ -28,18 +29,22 @@ _NEWEST = 2**62  # above every task's number
 class Store:
     """All tasks, executions, attempts and outputs of one database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, host_limit: int | None = None) -> None:
         self._engine = engine
+        self._host_limit = host_limit
         self._writer = engine.execution_options(write=True)
         self._lease_of: str | None = None  # the worker in whose name everything is written
         self._lines = reading.Prepared(reading.TASK_LINES, engine.dialect)
 
     @classmethod
-    def open(cls, url: str, *, cache_kib: int = 8192) -> Self:
-        """Open the database at `url`; raises `UnavailableError` or `DatabaseVersionError`."""
+    def open(cls, url: str, *, cache_kib: int = 8192, host_limit: int | None = None) -> Self:
+        """Open the database at `url`; raises `UnavailableError` or `DatabaseVersionError`.
+
+        With a `host_limit`, `write` refuses a start on a host on which that many executions of any task are running.
+        """
         engine = database.connect(url, cache_kib=cache_kib)
         database.check_version(engine)
-        return cls(engine)
+        return cls(engine, host_limit=host_limit)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -89,13 +94,16 @@ class Store:
             sweep.start_task(connection, task_id, owner, now)
             return sorted([*adopted, *claims], key=lambda claim: claim.execution_id)
 
-    def close_task(self, task_id: int, *, canceled: bool = False, reason: str | None = None) -> Task:
-        """End a task: what never started becomes `canceled`, what is still running `lost`, and its state follows from the counters."""
+    def close_task(self, task_id: int, *, canceled: bool = False, reason: str | None = None, unstarted: str | None = None) -> Task:
+        """End a task: what never started becomes `canceled`, what is still running `lost`, and its state follows from the counters.
+
+        `unstarted` is what is said of each host that never started, where that is more than the task's `reason`.
+        """
         with self._writing() as connection:
             task = reading.task(connection, task_id)
             if canceled and task.cancel_requested_by:
                 reason = _canceled_by(task)
-            sweep.end_task(connection, task_id, canceled=canceled, reason=reason, now=time.time())
+            sweep.end_task(connection, task_id, canceled=canceled, reason=reason, unstarted=unstarted, now=time.time())
             return reading.task(connection, task_id)
 
     def settle(self, task_id: int, dead: str, decided: Sequence[tuple[Claim, Outcome]]) -> bool:
@@ -180,14 +188,40 @@ class Store:
     # What runs report
 
     def write(self, entries: Sequence[Entry]) -> list[bool]:
-        """Write entries in one transaction; False for each move that came too late, because somebody else had moved the row."""
+        """Write entries in one transaction.
+
+        False for each move that came too late, because somebody else had moved the row, and for each start on a host that is
+        busy; `is_ours` tells the two apart.
+        """
         try:
             with self._writing() as connection:
-                journal.write_all(connection, entries)
+                journal.write_all(connection, entries, self._host_limit)
         except journal.StaleError:
             with self._writing() as connection:
-                return journal.write_each(connection, entries)
+                return journal.write_each(connection, entries, self._host_limit)
         return [True] * len(entries)
+
+    def try_again(self, end: Finished, owner: str) -> Claim | None:
+        """End an attempt and open the next one at the same execution, which is `queued` again; None: somebody else had moved the row."""
+        with self._writing() as connection:
+            (attempt_id,) = _allocate(connection, AttemptRow.id, 1)
+            claim = journal.following(end.claim, attempt_id)
+            if not journal.requeue(connection, end, claim):
+                return None
+            connection.execute(insert(AttemptRow), [_attempt_values(claim, owner, end.at)])
+            return claim
+
+    def is_ours(self, claim: Claim) -> bool:
+        """Whether the execution is still queued as it was claimed."""
+        with self._engine.connect() as connection:
+            return reading.is_queued(connection, claim)
+
+    def busy_hosts(self, hosts: Collection[str]) -> set[str]:
+        """Those of `hosts` on which no further execution may start now."""
+        if self._host_limit is None:
+            return set()
+        with self._engine.connect() as connection:
+            return {host for host, number in reading.running_on(connection, hosts).items() if number >= self._host_limit}
 
     # Questions
 
@@ -214,6 +248,11 @@ class Store:
         with self._engine.connect() as connection:
             return reading.executions(connection, task_id, host)
 
+    def attempts(self, task_id: int, host: str | None = None) -> list[Execution]:
+        """Every attempt of a task, each as an execution that stands where the attempt left it; a host's first one first."""
+        with self._engine.connect() as connection:
+            return reading.attempts(connection, task_id, host)
+
     def output(self, attempt_id: int) -> list[Piece]:
         """What is stored of an attempt's output, each stream in order."""
         with self._engine.connect() as connection:
@@ -237,10 +276,20 @@ def _insert_tasks(connection: Connection, specs: Sequence[TaskSpec], owner: str 
     now = time.time()
     ids = _allocate(connection, TaskRow.id, len(specs))
     connection.execute(insert(TaskRow), [_task_values(task_id, spec, owner, now) for task_id, spec in zip(ids, specs, strict=True)])
-    executions = [{"task_id": task_id, "host": host} for task_id, spec in zip(ids, specs, strict=True) for host in spec.hosts]
+    if any(spec.policy.waves for spec in specs):
+        executions = [row for task_id, spec in zip(ids, specs, strict=True) for row in _rows_in_waves(task_id, spec)]
+    else:
+        executions = [{"task_id": task_id, "host": host} for task_id, spec in zip(ids, specs, strict=True) for host in spec.hosts]
     if executions:
         connection.execute(insert(ExecutionRow), executions)
     return list(ids)
+
+
+def _rows_in_waves(task_id: int, spec: TaskSpec) -> Iterator[dict[str, object]]:
+    begin = 0
+    for wave, end in enumerate(spec.policy.wave_ends(len(spec.hosts)), 1):
+        yield from ({"task_id": task_id, "host": host, "wave": wave} for host in spec.hosts[begin:end])
+        begin = end
 
 
 def _allocate(connection: Connection, column: InstrumentedAttribute[int], count: int) -> range:
@@ -254,6 +303,7 @@ _FREE = (
         ExecutionRow.id,
         ExecutionRow.host,
         ExecutionRow.epoch,
+        ExecutionRow.wave,
         select(func.count()).where(AttemptRow.execution_id == ExecutionRow.id).scalar_subquery(),
     )
     .where(ExecutionRow.task_id == bindparam("task"), ExecutionRow.started_at.is_(None))
@@ -271,8 +321,9 @@ def _claim(connection: Connection, task_id: int, owner: str, now: float) -> list
             attempt_id=attempt_id,
             host=host,
             attempt=Attempt(id=uuid.uuid4(), number=tried + 1, epoch=epoch + 1),
+            wave=wave,
         )
-        for attempt_id, (execution_id, host, epoch, tried) in zip(_allocate(connection, AttemptRow.id, len(rows)), rows, strict=True)
+        for attempt_id, (execution_id, host, epoch, wave, tried) in zip(_allocate(connection, AttemptRow.id, len(rows)), rows, strict=True)
     ]
     if claims:
         connection.execute(insert(AttemptRow), [_attempt_values(claim, owner, now) for claim in claims])
@@ -321,4 +372,7 @@ def _task_values(task_id: int, spec: TaskSpec, owner: str | None, now: float) ->
         "hosts": len(spec.hosts),
         "pending": len(spec.hosts),
         "created_at": now,
+        "policy": spec.policy.as_dict() if spec.policy is not USUAL else None,
+        "options": dict(spec.options) or None,
+        "retry_of": spec.retry_of,
     }

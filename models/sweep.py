@@ -36,12 +36,14 @@ def end_task(
     canceled: bool,
     reason: str | None,
     now: float,
+    unstarted: str | None = None,
     lost: str = "the flow run that followed it ended",
 ) -> None:
     """End every execution that is still open, and then the task, whose state follows from its counters."""
     counts = reading.recount(connection, task_id)
     if any(counts[state] for state in (*_UNSTARTED, ExecutionState.RUNNING)):
-        move(connection, task_id, _UNSTARTED, ExecutionState.CANCELED, reason or "the flow run ended before it started", now)
+        why = unstarted or reason
+        move(connection, task_id, _UNSTARTED, ExecutionState.CANCELED, why or "the flow run ended before it started", now)
         move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, lost, now)
         counts = reading.recount(connection, task_id)
     unclaimed = connection.scalar(_STATE, {"task": task_id}) == TaskState.PENDING  # which nothing can have failed

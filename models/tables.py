@@ -3,6 +3,8 @@
 Times are seconds since the epoch (UTC), so that they sort, subtract and compare alike in every database.
 """
 
+from typing import Any
+
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, Uuid, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -66,6 +68,9 @@ class TaskRow(Base):
     timeout: Mapped[float | None] = mapped_column(Float)
     on_disconnect: Mapped[str] = mapped_column(server_default=OnDisconnect.END.value)
     target: Mapped[str]
+    policy: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what is not as usual
+    options: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # the flow's other parameters, for a retry
+    retry_of: Mapped[int | None]  # the number of the task that this one runs again; it may be gone
     owner: Mapped[str | None]
     state: Mapped[str] = mapped_column(server_default=TaskState.PENDING.value)
     reason: Mapped[str | None]
@@ -103,6 +108,7 @@ class ExecutionRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id", ondelete="CASCADE"))
     host: Mapped[str]
+    wave: Mapped[int] = mapped_column(server_default="1")
     state: Mapped[str] = mapped_column(server_default=ExecutionState.PENDING.value)
     epoch: Mapped[int] = mapped_column(server_default="0")  # every claim adds one; a write names the one it knows
     attempt_id: Mapped[int | None]  # the current attempt
@@ -120,6 +126,8 @@ class ExecutionRow(Base):
         ),
         CheckConstraint("(finished_at IS NULL) = (state IN ('pending', 'queued', 'running'))", name="final_has_finished"),
         CheckConstraint("(exit_code IS NOT NULL) = (state IN ('succeeded', 'failed'))", name="exit_code_when_ended_by_itself"),
+        # Counts what runs on a host, whatever the number of its executions in the past.
+        Index("ix_execution_running", "host", sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")),
     )
 
 

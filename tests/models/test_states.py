@@ -24,8 +24,8 @@ def test_running_is_reached_from_queued_alone() -> None:
 
 def test_nothing_that_has_started_goes_back_to_a_state_that_says_it_has_not() -> None:
     unstarted = {ExecutionState.PENDING, ExecutionState.QUEUED, ExecutionState.UNREACHABLE}
-    for state in (ExecutionState.RUNNING, ExecutionState.LOST):
-        assert not EXECUTION_MOVES[state] & unstarted
+    assert not EXECUTION_MOVES[ExecutionState.LOST] & unstarted
+    assert EXECUTION_MOVES[ExecutionState.RUNNING] & unstarted == {ExecutionState.QUEUED}, "which only a new attempt is"
 
 
 def test_a_forbidden_move_is_refused_and_an_allowed_one_is_not() -> None:
