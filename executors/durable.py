@@ -67,4 +67,4 @@ def wrapper(
         "ff_from_err": str(offsets.get(Stream.STDERR, 0)),
         "ff_tidies": "1" if tidies else "",
     }
-    return Wrapper(TEXTS, values, ">&5 2>&7", offsets, outlives=True)
+    return Wrapper(TEXTS, values, ">&5 2>&8", offsets, outlives=True)

@@ -135,7 +135,7 @@ ff_start() {
   fi
   : >"$ff_run.out" && : >"$ff_run.err" || ff_give_back folder
   ff_prepare
-  exec 5>>"$ff_run.out" 7>>"$ff_run.err"
+  exec 5>>"$ff_run.out" 8>>"$ff_run.err"
   ff_say ready
   ff_await_go || ff_give_back
   if ! ff_make go run; then
@@ -144,7 +144,7 @@ ff_start() {
   fi
   [ -z "$ff_tidies" ] || ff_tidy
   trap '' PROF # until the watcher listens; it looks for .rc before it waits
-  ff_watch 5>&- 7>&- &
+  ff_watch 5>&- 6<&- 7<&- 8>&- &
   ff_job=$!
   trap - PROF
   ff_on_signals :
@@ -160,7 +160,7 @@ ff_start() {
 
 # Tombstones outlive every lease by far.
 ff_tidy() {
-  find "$ff_folder" -type f -mtime +7 -exec rm -f {} + 3<&- 4>&- 5>&- 7>&- >/dev/null &
+  find "$ff_folder" -type f -mtime +7 -exec rm -f {} + 3<&- 4>&- 5>&- 7<&- 8>&- >/dev/null &
 }
 
 # After this the run cannot start any more, if it has not yet; and of what was killed half way nothing is left.

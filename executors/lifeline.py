@@ -8,10 +8,14 @@ When the command ends by itself the wrapper prints an *end mark* with the exit c
 
     payload ->          <- ready          GO, BEAT, BEAT ... ->          <- exit 0
 
+A command that becomes another user has a dialogue with sudo before all this (executors/become.py), and more to send than the
+payload: `reply`.
+
 So output is exact and complete at the end mark (what a noisy profile printed before, and what a child left behind prints
 after, is not the command's), and the death of the wrapper without an end mark, after our EOF, proves that the tree is gone.
 
-A mark is RS, a nonce that the command cannot know, a word and a newline. Nothing but `REMOTE_LINE` is ever in an argument list.
+A mark is RS, a nonce that the command cannot know, a word and a newline. Nothing but `REMOTE_LINE` is ever in an argument list,
+with sudo its own call, and with a script file its arguments.
 """
 
 import math
@@ -23,13 +27,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
+from executors import script
+from executors.become import READ_A_LINE, Sudo
 from models.errors import UsageError
 from models.values import Attempt, Command, Stream
 
-# Free of ' (inside), ! and \, which tcsh and fish read in their own way even in single quotes.
-_READ_A_LINE = 'IFS= read -r ff_x;eval "$ff_x"'
-REMOTE_LINE = f"exec /bin/sh -c '{_READ_A_LINE}'"
-LOCAL_ARGV = ("/bin/sh", "-c", _READ_A_LINE)
+REMOTE_LINE = f"exec /bin/sh -c '{READ_A_LINE}'"
+LOCAL_ARGV = ("/bin/sh", "-c", READ_A_LINE)
 GO = b"go\n"
 BEAT = b"\n"
 
@@ -47,6 +51,8 @@ _REFUSALS = {
     "taken": "this attempt was started before",
     "proc": "the host has no /proc, which a durable run needs; use --on-disconnect end",
     "spool": "no room for the command's stdin or long script: $TMPDIR (or /tmp) on the host is full, or may not be written to",
+    "dev_fd": "a script file needs /dev/fd or /proc on the host",
+    "interpreter": "its interpreter {interpreter} is not there, or is no program",
     "cwd": "its working directory {cwd!r} does not exist there, or may not be entered",
 }
 
@@ -68,8 +74,8 @@ _LIFELINE = Wrapper()
 class Session:
     """What is sent to a host for one command, and what its answer means.
 
-    `env` replaces `command.env`, secrets revealed. `grace` and `beat_timeout` are seconds. Raises `UsageError` for what no
-    shell can be given: NUL bytes, names that are no names.
+    `env` replaces `command.env`, secrets revealed; `password` is sudo's. `grace` and `beat_timeout` are seconds.
+    Raises `UsageError` for what no shell can be given: NUL bytes, names that are no names.
     """
 
     def __init__(
@@ -80,11 +86,12 @@ class Session:
         env: Mapping[str, str],
         grace: float,
         beat_timeout: float,
+        password: str | None = None,
         sh: str = "/bin/sh",
         wrapper: Wrapper = _LIFELINE,
     ) -> None:
         nonce = secrets.token_hex(16)
-        self._cwd = command.cwd
+        self._named = {"cwd": command.cwd, "interpreter": command.interpreter[0] if command.interpreter else ""}
         self.outlives_shell = wrapper.outlives
         mark = b"\x1e" + nonce.encode()
         self._stdout, self._stderr = (_Reader(mark, wrapper.offsets.get(stream, 0)) for stream in Stream)
@@ -99,7 +106,14 @@ class Session:
             **wrapper.values,
         }
         _refuse_nul(command, env)
-        self.payload = _payload(sh, values, _environment(env, attempt), command, wrapper)
+        payload = _payload(sh, values, _environment(env, attempt), command, wrapper)
+        self._sudo = Sudo(command.become, password, payload, sh=sh) if command.become is not None else None
+        self.payload = self._sudo.opening if self._sudo else payload
+
+    @property
+    def step(self) -> str:
+        """What is waited for until it is ready."""
+        return "waiting for sudo" if self._sudo else "starting the shell"
 
     @property
     def ready(self) -> bool:
@@ -111,8 +125,13 @@ class Session:
         """Why the host could not prepare the command; nothing has started then."""
         for word in (self._stdout.word, self._stderr.word):
             if word.startswith("refused "):
-                return _REFUSALS[word.removeprefix("refused ")].format(cwd=self._cwd)
-        return None
+                return _REFUSALS[word.removeprefix("refused ")].format_map(self._named)
+        return self._sudo.refusal if self._sudo else None
+
+    @property
+    def why_ended(self) -> str | None:
+        """Why it has ended before it was ready, where that was not the shell's doing."""
+        return self._sudo.why_ended if self._sudo else None
 
     @property
     def verdict(self) -> str | None:
@@ -142,7 +161,13 @@ class Session:
 
     def pieces(self, stream: Stream, data: bytes) -> Iterator[bytes | int]:
         """The same with its gaps: a number stands for so many bytes that the host has left out."""
-        return (self._stdout if stream is Stream.STDOUT else self._stderr).feed(data)
+        if stream is Stream.STDOUT:
+            return self._stdout.feed(data)
+        return self._stderr.feed(self._sudo.feed(data) if self._sudo else data)
+
+    def reply(self) -> bytes:
+        """What is to be sent beyond the payload, after what was fed last."""
+        return self._sudo.reply() if self._sudo else b""
 
 
 class _Reader:
@@ -200,16 +225,19 @@ _END_OF_TEXT = "#end"
 # A simple command, which shells start with vfork, behind the command's environment. It takes its stderr by itself: what our own
 # shell says of its end ("Killed") is not the command's.
 _RUN_SCRIPT = (
-    """FLEETFLOW_SCRIPT="$ff_script" "$ff_sh" -c 'exec {streams} 3<&- 4>&- 5>&- 7>&-;eval "unset FLEETFLOW_SCRIPT;$FLEETFLOW_SCRIPT"'"""
+    """FLEETFLOW_SCRIPT="$ff_script" "$ff_sh" -c 'exec {streams} 3<&- 4>&- 5>&- 8>&-;eval "unset FLEETFLOW_SCRIPT;$FLEETFLOW_SCRIPT"'"""
 )
 
 
 def _read_whole(size: int) -> str:
-    """Reads the wrapper by what costs least in this shell: a block of bash's, a file of dash's and busybox's, a program for the others."""
+    """Reads the wrapper by what costs least in this shell: a block of bash's, a file of dash's and busybox's, a program for the others.
+
+    Behind sudo the pipe may be another user's: it can be read, but not opened by its name.
+    """
     block = f'LC_ALL=C IFS= read -rN {size} ff_t 2>/dev/null||ff_t=$(head -c {size});eval "$ff_t"'
     return (
         f'if [ "$BASH_VERSION" ];then {block};'
-        'elif [ -p /dev/stdin ]&&! [ "$KSH_VERSION$YASH_VERSION$ZSH_VERSION" ];then . /dev/stdin;'
+        'elif [ -p /dev/stdin ]&&[ -r /dev/stdin ]&&! [ "$KSH_VERSION$YASH_VERSION$ZSH_VERSION" ];then . /dev/stdin;'
         f'else eval "$(head -c {size})";fi'
     )
 
@@ -219,15 +247,16 @@ _READ_LINES = f'ff_t=;while IFS= read -r ff_l&&[ "$ff_l" != "{_END_OF_TEXT}" ];d
 
 
 def _payload(sh: str, values: Mapping[str, str], env: Mapping[str, str], command: Command, wrapper: Wrapper) -> bytes:
-    way = _way(command.script, command.stdin)
+    way = _script_way(command, wrapper.streams) if command.interpreter else _way(command.script, command.stdin)
+    prepare = f"{way.prepare}\numask {command.umask}" if command.umask else way.prepare
     lines = [f"{name}={_quote(value)}" for name, value in values.items()]
     environment = " ".join(f"{name}={_quote(value)}" for name, value in env.items())
-    run = way.run.format(command=f"{environment} {_RUN_SCRIPT.format(streams=wrapper.streams)}")
-    lines += [f"ff_prepare() {{\n{way.prepare}\n}}", f"ff_run() {{\n{run}\n}}"]
+    run = way.run.format(command=f"{environment} {way.program or _RUN_SCRIPT.format(streams=wrapper.streams)}")
+    lines += [f"ff_prepare() {{\n{prepare}\n}}", f"ff_run() {{\n{run}\n}}"]
     text = _encode("\n".join([*lines, *map(_text, wrapper.texts), "ff_main", ""]))  # the last line starts it all
     reading = _READ_LINES if way.spooled else _read_whole(len(text))
     # dropbear gives its sessions no process group of their own.
-    boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{_READ_A_LINE}';{_READ_A_LINE}\nff_n=${{IFS#??}};{reading}\n"
+    boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{READ_A_LINE}';{READ_A_LINE}\nff_n=${{IFS#??}};{reading}\n"
     return boot.encode() + text + (_encode(f"{_END_OF_TEXT}\n") + way.spooled if way.spooled else b"")
 
 
@@ -238,18 +267,30 @@ class _Way:
     prepare: str
     run: str = "{command}"
     spooled: bytes = b""
+    program: str = ""  # what runs, if not the command's own sh
 
 
-def _way(script: str, stdin: bytes) -> _Way:
-    size = len(_encode(script))
-    prepare = f"ff_script={_quote(script)}"
+def _way(text: str, stdin: bytes) -> _Way:
+    size = len(_encode(text))
+    prepare = f"ff_script={_quote(text)}"
     if size <= _SCRIPT_LIMIT and not stdin:
         return _Way(prepare)
     if size <= _SCRIPT_LIMIT and len(stdin) <= _PIPED:
         return _Way(prepare, f"printf '{_printf_pattern(stdin)}' | {{command}}")
     if size > _INLINE:
-        return _spool_both(_encode(script), stdin)
+        return _spool_both(_encode(text), stdin)
     return _Way(f"{prepare}\n{_spool(len(stdin))}", "{command} <&6 6<&-", stdin)
+
+
+def _script_way(command: Command, streams: str) -> _Way:
+    """The script as a file of its own, stdin as with a command."""
+    text = _encode(command.script)
+    program, prepare = script.run(command, _quote, streams), script.prepare(command, len(text), _quote)
+    if not command.stdin:
+        return _Way(prepare, "{command}", text, program)
+    if len(command.stdin) <= _PIPED:
+        return _Way(prepare, f"printf '{_printf_pattern(command.stdin)}' | {{command}}", text, program)
+    return _Way(f"{prepare}\n{_spool(len(command.stdin))}", "{command} <&6 6<&-", text + command.stdin, program)
 
 
 def _spool(size: int) -> str:
@@ -257,17 +298,17 @@ def _spool(size: int) -> str:
     return f"ff_spool {size} {secrets.token_hex(8)}"
 
 
-def _spool_both(script: bytes, stdin: bytes) -> _Way:
+def _spool_both(text: bytes, stdin: bytes) -> _Way:
     """The script first, stdin behind it: the command's own sh reads the one and leaves the other, where it stands, as its stdin."""
     sentinel = secrets.token_hex(8)  # missing if that read was short; it also keeps the newlines at the end
-    size = len(script) + len(sentinel)
+    size = len(text) + len(sentinel)
     load = f" bs={size} count=1 2>/dev/null){'' if stdin else ';exec </dev/null'}"
     check = (
         f';case $ff_x in *{sentinel}) eval "unset ff_x;${{ff_x%{sentinel}}}";; *) echo "fleetflow: the script was cut" >&2;exit 126;; esac'
     )
     # dd by its full name: the command's own PATH may not have it.
     prepare = f"{_spool(size + len(stdin))}\nff_dd=$(command -v dd) || ff_refuse spool\nff_script='ff_x=$('$ff_dd'{load}{check}'"
-    return _Way(prepare, "{command} <&6 6<&-", script + sentinel.encode() + stdin)
+    return _Way(prepare, "{command} <&6 6<&-", text + sentinel.encode() + stdin)
 
 
 @cache
@@ -291,6 +332,7 @@ def _environment(env: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
 def _refuse_nul(command: Command, env: Mapping[str, str]) -> None:
     texts = {"the command": command.script, "the working directory": command.cwd or ""}
     texts |= {f"environment variable {name}": value for name, value in env.items()}
+    texts |= {f"argument {number}": argument for number, argument in enumerate(command.arguments, 1)}
     for what, text in texts.items():
         if "\0" in text:
             raise UsageError(f"{what}: a NUL byte cannot be given to a shell")

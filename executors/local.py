@@ -11,7 +11,7 @@ from typing import cast
 from executors.lifeline import BEAT, GO, LOCAL_ARGV, Session
 from executors.protocol import Sink
 from models.errors import ConnectionLostError, EndNotConfirmedError, SecretError, UnreachableError
-from models.secrets import reveal
+from models.secrets import find_password, reveal
 from models.values import Attempt, Command, Host, Result, Stream
 
 _CONFIRM_SECONDS = 2.0  # beyond the grace, to see that the command has ended
@@ -28,9 +28,10 @@ class Local:
     worker's own environment, so that none of its secrets gets to a command by itself.
     """
 
-    def __init__(self, *, grace: float, beat_timeout: float) -> None:
+    def __init__(self, *, grace: float, beat_timeout: float, become_password: str | None = None) -> None:
         self._grace = grace
         self._beat_timeout = beat_timeout
+        self._become_password = become_password
         self._environment = _login_environment()
         home = self._environment["HOME"]
         self._home = home if Path(home).is_dir() else "/"
@@ -38,7 +39,7 @@ class Local:
     async def run(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> Result:
         """Run the command to its end; see `Executor`."""
         session = self._session(attempt, host, command)
-        sink.step("starting the shell")
+        sink.step(session.step)
         child = await self._start(host.name, session, sink)
         try:
             await _prepare(child, host.name, session)
@@ -54,9 +55,10 @@ class Local:
     def _session(self, attempt: Attempt, host: Host, command: Command) -> Session:
         try:
             env = reveal(command.env)
+            password = find_password(command, self._become_password)
         except SecretError as error:
             raise UnreachableError(host.name, str(error)) from error
-        return Session(attempt, command, env=env, grace=self._grace, beat_timeout=self._beat_timeout)
+        return Session(attempt, command, env=env, password=password, grace=self._grace, beat_timeout=self._beat_timeout)
 
     async def _start(self, host: str, session: Session, sink: Sink) -> "_Child":
         loop = asyncio.get_running_loop()
@@ -92,6 +94,8 @@ async def _prepare(child: "_Child", host: str, session: Session) -> None:
     await child.until(lambda: session.ready or session.refusal is not None)
     if session.refusal is not None:
         raise UnreachableError(host, session.refusal)
+    if not session.ready and session.why_ended:
+        raise UnreachableError(host, session.why_ended)
     if not session.ready:
         raise UnreachableError(host, f"the shell ended early: {session.last_words.decode(errors='replace').strip() or 'it said nothing'}")
 
@@ -139,7 +143,8 @@ class _Child(asyncio.SubprocessProtocol):
                     await self._news.wait()
         if self._last_words:
             self._last_words.cancel()
-        self._transport.close()
+        with suppress(PermissionError):  # it would kill sudo, which is root's, if that is still there
+            self._transport.close()
         return self._is_dead
 
     @property
@@ -160,6 +165,8 @@ class _Child(asyncio.SubprocessProtocol):
         output = self._session.feed(_STREAMS[fd], data)
         if output:
             self._sink.output(_STREAMS[fd], output)
+        if reply := self._session.reply():
+            self.send(reply)
         self._news.set()
 
     def pipe_connection_lost(self, fd: int, _exc: Exception | None) -> None:

@@ -3,18 +3,18 @@
 import json
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fleetflow import stack
+from fleetflow import scriptfile, stack
 from fleetflow.cancel import request_cancel
 from fleetflow.interrupts import Interrupts
 from fleetflow.results import Printer, to_stderr, to_stdout
 from fleetflow.text import inert
-from models import commands
+from models import commands, scripts
 from models.errors import UnavailableError, UsageError
 from models.policy import Order, read_policy
 from models.settings import Settings
@@ -32,7 +32,10 @@ _STDIN_BYTES = 256 * 1024  # Prefect takes parameters of at most 512 KiB
 
 
 def run(
-    command: Annotated[str, typer.Argument(help="Shell text to run on every host.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND", help="Shell text to run on every host; with --script, its arguments.")
+    ] = None,
+    *,
     target: Annotated[str, typer.Option("--target", "-t", help="Hosts: web[1-9],@db,!web7  user@name:port  tag:dc=ams  localhost.")],
     executor: Annotated[ExecutorKind | None, typer.Option(help="How hosts are reached; default: as the inventory says, else ssh.")] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", help="User to log in as over SSH.")] = None,
@@ -62,21 +65,30 @@ def run(
     ] = None,
     order: Annotated[Order, typer.Option(help="Whether hosts have their turn by name or by chance.")] = Order.LISTED,
     pick: Annotated[int | None, typer.Option(help="Run on only so many hosts of the target, chosen by chance.")] = None,
+    script: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Script to run in place of a command, by its #! line; - for our input.")
+    ] = None,
+    become: Annotated[bool, typer.Option("--become", help="Run it as another user, by sudo.")] = False,
+    become_user: Annotated[str, typer.Option(help="The user to become.")] = "root",
+    become_password: Annotated[
+        str | None, typer.Option(metavar="secret:NAME", help="What to answer when sudo asks: the name of a secret of the worker.")
+    ] = None,
+    umask: Annotated[str | None, typer.Option(help="Permissions that new files do not get, such as 027.")] = None,
     fold: Annotated[bool, typer.Option("--fold", "-b", help="Show equal outputs together.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each host.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave as soon as the task is accepted.")] = False,
 ) -> None:
-    """Run a command on the hosts of a target.
+    """Run a command, or a script, on the hosts of a target.
+
+    A script's arguments stand behind its name, those that begin with a dash behind --:
+    fleetflow run --script deploy.sh -t @web -- --fast 2.1
 
     Exit code: 0 all succeeded, 1 some host did not, 2 usage, 3 the target matches no host, 4 Prefect, worker or database
     cannot be reached, 130 interrupted.
     """
     settings = Settings.load()
-    what = Command(script=command, env=commands.parse_env(env or []), cwd=cwd, stdin=_read_stdin(stdin), timeout=timeout)
-    commands.check(what)
-    commands.check_limits(
-        settings.forks if forks is None else forks, settings.connect_timeout if connect_timeout is None else connect_timeout
-    )
+    text, arguments = scriptfile.read_words(words or [], script, is_stdin_taken=stdin == "-")
+    stdin_text, encoding = commands.encode_stdin(_read_stdin(stdin))
     policy: dict[str, Any] = {
         "waves": waves,
         "wave_pause": wave_pause,
@@ -89,10 +101,8 @@ def run(
         "pick": pick,
     }
     unusual = read_policy(**policy).as_dict()
-    check_target(settings, target)
-    text, encoding = commands.encode_stdin(what.stdin)
     asked = {
-        "command": command,
+        "command": text if script is None else None,
         "target": target,
         "executor": executor and executor.value,
         "user": user,
@@ -104,12 +114,43 @@ def run(
         "forks": forks,
         "cwd": cwd,
         "env": env,
-        "stdin": text,
-        "stdin_encoding": encoding if text else None,
+        "stdin": stdin_text,
+        "stdin_encoding": encoding if stdin_text else None,
+        "become": become or None,
+        "become_user": become_user if become or become_user != "root" else None,
+        "become_password": become_password,
+        "umask": umask,
+        "script": None if script is None else text,
+        "script_name": scriptfile.name(script),
+        "arguments": list(arguments),
         **{name: policy[name] for name in unusual},
     }
-    parameters = {name: value for name, value in asked.items() if value not in (None, "", [])}
+    given = {name: value for name, value in asked.items() if value is not None}
+    _check(settings, given)
+    parameters = {name: value for name, value in given.items() if value not in ("", [])}
     raise typer.Exit(send(settings, parameters, Printer(fold=fold, as_json=as_json), wait=not no_wait))
+
+
+def _check(settings: Settings, asked: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for what the flow would refuse, before anything is started or stored for it."""
+    given = asked.get
+    script = given("script", "")
+    user, password = commands.become(given("become", False), given("become_user", ""), given("become_password", ""))
+    command = Command(
+        script=given("command", script),
+        env=commands.parse_env(given("env", ())),
+        cwd=given("cwd"),
+        timeout=given("timeout"),
+        become=user,
+        become_password=password,
+        umask=given("umask"),
+        interpreter=scripts.interpreter(script) if "script" in asked else (),
+        arguments=tuple(given("arguments", ())),
+    )
+    commands.check(command)
+    commands.check_limits(given("forks", settings.forks), given("connect_timeout", settings.connect_timeout))
+    check_target(settings, given("target", ""))
+    scriptfile.check_size(asked)
 
 
 def _read_stdin(source: str | None) -> bytes:

@@ -10,6 +10,7 @@ from fleetflow import stack
 from fleetflow.cancel import request_cancel
 from fleetflow.results import Printer
 from fleetflow.text import clock, inert
+from models.commands import describe
 from models.errors import NotFoundError, UsageError
 from models.settings import Settings
 
@@ -99,10 +100,14 @@ def show(
 
 def _details(task: "Task") -> list[tuple[str, str]]:
     command = task.command
-    rows = [("command", inert(json.dumps(command.script, ensure_ascii=False))), ("target", inert(task.target))]
+    text = describe(command) if command.interpreter else json.dumps(command.script, ensure_ascii=False)
+    rows = [("script" if command.interpreter else "command", inert(text)), ("target", inert(task.target))]
     rows += [("env", inert(f"{name}={value}")) for name, value in command.env.items()]
     rows += [("cwd", inert(command.cwd))] if command.cwd else []
     rows += [("timeout", f"{command.timeout:g} s")] if command.timeout else []
+    rows += [("become", inert(command.become))] if command.become else []
+    rows += [("password", inert(command.become_password))] if command.become_password else []
+    rows += [("umask", command.umask)] if command.umask else []
     rows += [("cancel", f"asked for by {inert(task.cancel_requested_by)}")] if task.cancel_requested_by and not task.state.is_final else []
     rows += [("policy", inert(task.policy.describe()))]
     rows += [("retry of", f"task {task.retry_of}")] if task.retry_of else []

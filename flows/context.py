@@ -44,6 +44,7 @@ def open_context(settings: Settings, owner: Owner) -> Context:
     """Build the process's context; raises `UnavailableError` when the database cannot be used."""
     global _current  # noqa: PLW0603 - Prefect calls flows with their parameters alone: what they share must be found from here
     store = Store.open(settings.database, host_limit=settings.host_limit)
+    become_password = settings.become_password.get_secret_value() if settings.become_password else None
     _current = Context(
         settings=settings,
         owner=owner,
@@ -51,7 +52,7 @@ def open_context(settings: Settings, owner: Owner) -> Context:
         lease=Lease(store, str(owner), settings.lease),
         recorder=Recorder(store, output_limit=settings.output_limit),
         executors={
-            ExecutorKind.LOCAL: Local(grace=settings.grace, beat_timeout=settings.beat_timeout),
+            ExecutorKind.LOCAL: Local(grace=settings.grace, beat_timeout=settings.beat_timeout, become_password=become_password),
             ExecutorKind.SSH: Ssh(settings),
         },
         places=Places(store, settings.host_limit),

@@ -1,7 +1,6 @@
 """Takes a task from its opening to its end: the store, the rollout, the log and the artifacts, in this order."""
 
 import asyncio
-import json
 import logging
 import time
 
@@ -16,6 +15,7 @@ from flows.context import Context
 from flows.request import Request
 from flows.rollout import Rollout, roll_out
 from flows.shards import run_shards
+from models.commands import describe
 from models.recorder import Recording
 from models.records import Claim, Outcome, Task, TaskSpec
 from models.states import ExecutionState, TaskState
@@ -36,7 +36,7 @@ async def perform(context: Context, request: Request) -> State[None]:
     try:
         claims, brake = await _claim(context, task.id)
         names = _shortened(fold(claim.host for claim in claims))
-        log.info("Task %d: %s on %s: %s", task.id, json.dumps(request.command.script), summary.count_hosts(task.hosts), names)
+        log.info("Task %d: %s on %s: %s", task.id, describe(request.command), summary.count_hosts(task.hosts), names)
         await roll_out(Rollout(context, request, brake, on_end=_Reporter(log)), claims, run_shards)
     except asyncio.CancelledError:
         await _conclude(context, task.id, log, canceled=True, reason="canceled")

@@ -11,7 +11,9 @@ from prefect.states import Failed
 from flows.context import current
 from flows.perform import perform
 from flows.request import Request, options_given, read_options, resolve_hosts
-from models.commands import check, check_limits, decode_stdin, parse_env
+from models import scripts
+from models.commands import become as read_become
+from models.commands import check, check_limits, decode_stdin, either, parse_env
 from models.errors import NoHostsError, UsageError
 from models.policy import read_policy
 from models.retries import read_retry_of
@@ -22,7 +24,8 @@ _NAME = 80  # characters of a flow run's name
 
 def _run_name() -> str:
     parameters = flow_run.parameters
-    return run_name(str(parameters["command"]), str(parameters["target"]))
+    what = parameters.get("command") or parameters.get("script_name") or "script"
+    return run_name(str(what), str(parameters["target"]))
 
 
 def run_name(command: str, target: str) -> str:
@@ -33,7 +36,7 @@ def run_name(command: str, target: str) -> str:
 
 @flow(name="run-command", flow_run_name=_run_name, retries=0, persist_result=False, log_prints=False)
 async def run_command(
-    command: str,
+    command: str = "",
     target: str = "localhost",
     executor: Literal["auto", "ssh", "local"] = "auto",
     user: str = "",
@@ -56,11 +59,18 @@ async def run_command(
     deadline: float | None = None,
     order: Literal["listed", "shuffled"] = "listed",
     pick: int | None = None,
+    become: bool = False,
+    become_user: str = "root",
+    become_password: str = "",
+    umask: str = "",
+    script: str = "",
+    script_name: str = "",
+    arguments: list[str] = [],  # noqa: B006 - as above
 ) -> State[None]:
-    """Run a shell command on every host of a target, and keep each host's outcome and output.
+    """Run a shell command, or a script, on every host of a target, and keep each host's outcome and output.
 
     Args:
-        command: What to run: shell text for /bin/sh, as you would type it on the host.
+        command: What to run: shell text for /bin/sh, as you would type it on the host. Empty where a `script` is given.
         target: Which hosts: `web[01-20],@db,!web07`, `@prod&@web`, `tag:dc=ams`, `root@10.0.0.1:2222`, `localhost`.
         executor: How hosts are reached. `auto` does as the inventory says, and SSH where it says nothing.
         user: The user to log in as over SSH. Empty: as the inventory, the settings or ~/.ssh/config say.
@@ -71,7 +81,7 @@ async def run_command(
         on_disconnect: What a host does with the running command when nobody is attached to it any more, because the connection
             or the worker is gone. `end`: ends it. `linger`: ends it after 30 s, unless somebody attached again. `detach`: lets it run.
         forks: How many hosts run at the same time. Empty: as the settings say (100).
-        cwd: Folder on the host in which the command runs. Empty: the home of the user.
+        cwd: Folder on the host in which the command runs. Empty: the home of the user it runs as.
         env: Environment of the command as NAME=value, one an entry. `NAME=secret:KEY` takes the value from the worker;
             plain values are stored and shown.
         stdin: What the command reads from its standard input.
@@ -87,20 +97,34 @@ async def run_command(
         deadline: Seconds from the task's start after which nothing more is started, and what runs is ended. Empty: none.
         order: The order in which hosts have their turn: `listed` goes by name, `shuffled` by chance.
         pick: Run on only so many hosts of the target, chosen by chance. Empty: on all of them.
+        become: Whether sudo makes it run as another user.
+        become_user: The user it then runs as.
+        become_password: What sudo is answered when it asks: `secret:NAME`, a secret of the worker, never the password itself.
+            Empty: the worker's setting become_password; where there is none, sudo must not ask.
+        umask: Which permissions new files do not get, in octal: `027`. Empty: as the login, or sudo, has it.
+        script: The text of a script file, in place of a command. Its `#!` line says which program reads it; without one /bin/sh does.
+        script_name: What the script is called in lists.
+        arguments: What the script is given as its arguments, one an entry.
     """
     context = current()
     settings = context.settings
     try:
         options = read_options(executor, user, identity, host_key)
+        as_user, password = read_become(become, become_user, become_password)
         request = Request(
-            name=run_name(command, target),
+            name=run_name(command or script_name or "script", target),
             command=Command(
-                script=command,
+                script=either(command, script),
                 env=parse_env(env),
                 cwd=cwd or None,
                 stdin=decode_stdin(stdin, stdin_encoding),
                 timeout=settings.timeout if timeout is None else timeout,
                 on_disconnect=settings.on_disconnect if on_disconnect == "configured" else OnDisconnect(on_disconnect),
+                become=as_user,
+                become_password=password,
+                umask=umask or None,
+                interpreter=scripts.interpreter(script) if script else (),
+                arguments=tuple(arguments),
             ),
             target=target,
             hosts=await asyncio.to_thread(resolve_hosts, target, options, settings),

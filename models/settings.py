@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     ssh_idle: Seconds = Field(default=300, description="seconds an unused SSH connection stays open")
     ssh_connections: int = Field(default=5000, ge=1, description="SSH connections that stay open at most")
 
+    become_password: SecretStr | None = Field(
+        default=None, description="password for sudo, for tasks that become and name no secret for it"
+    )
+
     @classmethod
     def load(cls) -> "Settings":
         """Read and check all settings; raises `SettingsError` naming the variable or the key."""

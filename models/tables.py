@@ -67,6 +67,11 @@ class TaskRow(Base):
     stdin: Mapped[bytes] = mapped_column(LargeBinary)
     timeout: Mapped[float | None] = mapped_column(Float)
     on_disconnect: Mapped[str] = mapped_column(server_default=OnDisconnect.END.value)
+    become: Mapped[str | None]
+    become_password: Mapped[str | None]  # `secret:NAME`, never a value
+    umask: Mapped[str | None]
+    interpreter: Mapped[list[str]] = mapped_column(JSON, server_default="[]")
+    arguments: Mapped[list[str]] = mapped_column(JSON, server_default="[]")
     target: Mapped[str]
     policy: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what is not as usual
     options: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # the flow's other parameters, for a retry

@@ -57,7 +57,10 @@ class Host:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """What to run: shell text for /bin/sh. A value of `env` written `secret:NAME` is only that name until it is sent."""
+    """What to run: shell text for /bin/sh, or with an `interpreter` the text of a script file.
+
+    A value of `env` written `secret:NAME` is only that name until it is sent, and so is `become_password`.
+    """
 
     script: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +68,11 @@ class Command:
     stdin: bytes = b""
     timeout: float | None = None  # seconds, from taking a fork slot
     on_disconnect: OnDisconnect = OnDisconnect.END
+    become: str | None = None  # the user that sudo makes it run as; None: the one who logs in
+    become_password: str | None = None  # `secret:NAME`; None: as the settings say
+    umask: str | None = None  # octal; None: as the login, or sudo, has it
+    interpreter: tuple[str, ...] = ()  # of a script file: a program, and at most one argument
+    arguments: tuple[str, ...] = ()  # of a script file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -151,6 +151,9 @@ class Conversation:
                 self._sink.output(stream, piece)
             else:
                 self._sink.left_out(stream, piece)
+        if reply := self._session.reply():
+            self._outgoing = memoryview(bytes(self._outgoing) + reply)
+            self._bell.set()
 
     def _is_over(self) -> bool:
         """Whether nothing more will come. A child that keeps stdout open does not count once the main process is gone."""

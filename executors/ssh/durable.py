@@ -5,6 +5,7 @@ import random
 import uuid
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from executors.durable import CANCEL, Verb, wrapper
 from executors.lifeline import Session
@@ -39,6 +40,14 @@ _ENDS = {
 }
 
 
+@dataclass(frozen=True)
+class Revealed:
+    """What a command's secrets stand for."""
+
+    env: Mapping[str, str]
+    password: str | None  # of sudo
+
+
 class DurableRun:
     """One attempt on one host. What is told stays in `kept`, for the host to be told in turn that it may forget the run."""
 
@@ -50,7 +59,7 @@ class DurableRun:
         sink: Sink,
         opener: Opener,
         settings: Settings,
-        env: Mapping[str, str],
+        secrets: Revealed,
         kept: MutableMapping[uuid.UUID, Run],
     ) -> None:
         self._attempt = attempt
@@ -59,7 +68,7 @@ class DurableRun:
         self._sink = sink
         self._opener = opener
         self._settings = settings
-        self._env = env
+        self._secrets = secrets
         self._kept = kept
 
     async def start(self) -> Result | EndedByHost:
@@ -170,4 +179,12 @@ class DurableRun:
             limit=max(_SPOOL, 4 * settings.output_limit),
             offsets=offsets,
         )
-        return Session(self._attempt, command, env=self._env, grace=settings.grace, beat_timeout=settings.beat_timeout, wrapper=around)
+        return Session(
+            self._attempt,
+            command,
+            env=self._secrets.env,
+            password=self._secrets.password,
+            grace=settings.grace,
+            beat_timeout=settings.beat_timeout,
+            wrapper=around,
+        )

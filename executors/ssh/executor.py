@@ -10,7 +10,7 @@ from executors.protocol import Sink
 from executors.ssh.connect import Dialler
 from executors.ssh.conversation import Ended
 from executors.ssh.credentials import Keyring
-from executors.ssh.durable import DurableRun
+from executors.ssh.durable import DurableRun, Revealed
 from executors.ssh.host_keys import HostKeys
 from executors.ssh.login import Credentials
 from executors.ssh.plan import Planner
@@ -20,7 +20,7 @@ from executors.ssh.run import Opener, Run, begin
 from executors.ssh.slots import Slots
 from executors.ssh.threads import Threads
 from models.errors import ConnectionLostError, EndNotConfirmedError, SecretError, UnreachableError
-from models.secrets import reveal
+from models.secrets import find_password, reveal
 from models.settings import Settings
 from models.values import Attempt, Command, EndedByHost, Host, OnDisconnect, Result, Stream
 
@@ -108,12 +108,20 @@ class Ssh:
         return DurableRun(attempt, host, command, sink, self._opener, self._settings, self._reveal(host, command), self._kept)
 
     def _session(self, attempt: Attempt, host: Host, command: Command) -> Session:
-        env = self._reveal(host, command)
-        return Session(attempt, command, env=env, grace=self._settings.grace, beat_timeout=self._settings.beat_timeout)
+        secrets = self._reveal(host, command)
+        return Session(
+            attempt,
+            command,
+            env=secrets.env,
+            password=secrets.password,
+            grace=self._settings.grace,
+            beat_timeout=self._settings.beat_timeout,
+        )
 
-    def _reveal(self, host: Host, command: Command) -> Mapping[str, str]:
+    def _reveal(self, host: Host, command: Command) -> Revealed:
+        setting = self._settings.become_password
         try:
-            return reveal(command.env)
+            return Revealed(reveal(command.env), find_password(command, setting.get_secret_value() if setting else None))
         except SecretError as error:
             raise UnreachableError(host.name, str(error)) from error
 

@@ -50,7 +50,7 @@ class Run:
 
     def _begin(self, connection: Connection, channel: paramiko.Channel) -> tuple[Conversation, Ended]:
         """In a thread: talk on a new session until the host is ready."""
-        self._sink.step("starting the shell")
+        self._sink.step(self.session.step)
         self._talk = Conversation(connection, channel, self.session, self._sink)
         return self._talk, self._talk.prepare()
 
@@ -118,6 +118,8 @@ class Run:
     def _why_not_ready(self, ended: Ended) -> str:
         if ended is Ended.REFUSED:
             return self.session.refusal or "the host refuses the command"
+        if ended is Ended.SESSION and self.session.why_ended:
+            return self.session.why_ended
         if ended is Ended.SESSION:
             said = self.session.last_words.decode(errors="backslashreplace").strip().splitlines()
             return f"the host ended the session before the command could start ({said[-1] if said else 'it said nothing'})"

@@ -181,7 +181,7 @@ class Contract:
         script = f'printf %s "$TOKEN"; : {canary}; touch {tmp_path}/up; until [ -e {tmp_path}/go ]; do sleep 0.05; done'
         async with run.background(script, sink, env={"TOKEN": "secret:TOKEN"}, stdin=canary.encode()) as task:
             await until((tmp_path / "up").exists)
-            assert not [line for line in _command_lines() if canary.encode() in line]
+            assert not [line for line in command_lines() if canary.encode() in line]
             (tmp_path / "go").touch()
             assert (await task).exit_code == 0
         assert sink.stdout == canary.encode()
@@ -350,7 +350,7 @@ class Contract:
         assert (home, int(umask, 8) & 0o700, leaked) == (str(Path.home()), 0, "0")
 
 
-def _command_lines() -> list[bytes]:
+def command_lines() -> list[bytes]:
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):

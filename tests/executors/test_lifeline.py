@@ -279,3 +279,20 @@ def test_the_stdin_file_is_nobody_elses(wrap: Callable[..., Wrapped]) -> None:
     wrapped = wrap("stat -L -c '%a %h %s' /proc/self/fd/0", stdin=bytes(10_000)).start()
     assert wrapped.read_to_the_end() == 0
     assert wrapped.output[Stream.STDOUT] == b"600 0 10000\n"
+
+
+def test_a_script_with_every_sh(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap('cat; printf "%s|" "$@"; exit 3', interpreter=("/bin/sh",), arguments=("a b", "", "c\n"), stdin=b"x" * 5000, umask="077")
+    assert wrapped.start().read_to_the_end() == 3
+    assert wrapped.output == {Stream.STDOUT: b"x" * 5000 + b"a b||c\n|", Stream.STDERR: b""}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be anybody without a password")
+def test_sudo_with_every_sh(wrap: Callable[..., Wrapped]) -> None:
+    need("sudo")
+    wrapped = wrap("echo up; trap '' TERM; setsid sleep 1000 & sleep 1000", become="root", grace=0.2).start()
+    wrapped.read_until(lambda: wrapped.output[Stream.STDOUT])
+    wrapped.hang_up()
+    wrapped.process.wait(timeout=10)
+    assert not marked(wrapped.attempt)
+    assert wrapped.output == {Stream.STDOUT: b"up\n", Stream.STDERR: b""}, "what our own shells say of its end is not the command's"

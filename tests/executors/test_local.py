@@ -16,11 +16,12 @@ from executors.local import Local
 from models.errors import UnreachableError
 from models.values import Attempt, Host
 from tests.executors.contract import Contract, Runner, until
+from tests.executors.contract_scripts import ScriptContract
 from tests.executors.processes import marked
 from tests.executors.sinks import Collector
 
 
-class TestLocal(Contract):
+class TestLocal(Contract, ScriptContract):
     """The contract, and what is special about children."""
 
     @pytest.fixture

@@ -83,6 +83,8 @@ class Wrapped:
         if not data:
             self._selector.unregister(key.fileobj)
         self.output[key.data] += self.session.feed(key.data, data)
+        if reply := self.session.reply():
+            self.send(reply)
 
     def close(self) -> None:
         self._selector.close()

@@ -62,6 +62,8 @@ def test_a_wrong_target(home: Path, target: str, code: int, word: str) -> None:
         (["--identity", "/no/such/key"], "/no/such/key"),
         (["--env", "novalue"], "novalue"),
         (["--stdin", "/no/such/file"], "/no/such/file"),
+        (["--become", "--become-password", "hunter2"], "secret:NAME"),
+        (["--script", "/dev/null"], "script is empty"),
     ],
 )
 def test_a_wrong_option(home: Path, arguments: list[str], word: str) -> None:

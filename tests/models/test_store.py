@@ -48,6 +48,12 @@ def test_a_task_is_opened_with_a_pending_row_for_every_host(store: Store) -> Non
     ]
 
 
+def test_how_a_command_runs_is_kept(store: Store) -> None:
+    how: dict[str, Any] = {"become": "root", "become_password": "secret:A", "umask": "027"}
+    how |= {"interpreter": ("/bin/bash", "-e"), "arguments": ("a b", "", "é\n")}
+    assert store.open_task(spec("web1", **how), OWNER).command == Command(script="echo hi", **how)
+
+
 def test_opening_twice_for_one_flow_run_gives_one_task(store: Store) -> None:
     flow_run_id = uuid.uuid4()
     first = store.open_task(spec("web1", flow_run_id=flow_run_id), OWNER)
@@ -269,3 +275,27 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "odd.db").write_bytes(b"not a database at all, but long enough to look at" * 50)
     with pytest.raises(UnavailableError, match=r"odd\.db"):
         Store.open(f"sqlite:///{tmp_path / 'odd.db'}")
+
+
+def test_a_task_of_the_first_tables_is_kept_by_the_migrations(tmp_path: Path) -> None:
+    from alembic import command, config
+
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    engine = database.connect(url, create=True)
+    settings = config.Config(attributes={"engine": engine})
+    settings.set_main_option("script_location", "models:migrations")
+    command.upgrade(settings, "0001")
+    engine.dispose()
+    raw = sqlite3.connect(tmp_path / "old.db")
+    raw.execute(
+        "INSERT INTO task (id, name, script, env, stdin, target, hosts, pending, created_at)"
+        " VALUES (7, 'old', 'uptime', '{}', x'', 'web1', 1, 1, 1.0)"
+    )
+    raw.execute("INSERT INTO execution (task_id, host) VALUES (7, 'web1')")
+    raw.commit()
+    raw.close()
+    database.upgrade(url)
+    store = Store.open(url)
+    assert store.task(7).command == Command(script="uptime")
+    assert [execution.host for execution in store.executions(7)] == ["web1"]
+    store.close()

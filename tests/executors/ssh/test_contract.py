@@ -10,10 +10,11 @@ import pytest
 from executors.ssh.executor import Ssh
 from models.values import Host
 from tests.executors.contract import Contract
+from tests.executors.contract_scripts import ScriptContract
 from tests.servers.sshd import Sshd
 
 
-class TestSsh(Contract):
+class TestSsh(Contract, ScriptContract):
     @pytest.fixture(autouse=True)
     def home(self, monkeypatch: pytest.MonkeyPatch) -> Path:
         """What a login gives is the account's real home."""
