@@ -51,6 +51,7 @@ class Burst:
             assert {execution.attempt for execution in executions} == {1}
             assert {store.row(execution)["stdout"] for execution in executions} == {f"task {task.command.env['NUMBER']}\n"}
         store.close()
+        self._api.close()
         lines = self._witness.read_text().split()
         wanted = {f"{number}:127.9.0.{host}" for number in range(self._tasks) for host in range(1, self._hosts + 1)}
         assert (len(lines), set(lines)) == (len(wanted), wanted)

@@ -20,10 +20,12 @@ def test_a_run_says_that_it_waits_for_its_turn(stack: Stack, tmp_path: Path) -> 
     store = stack.store()
     until(lambda: sum(line.running for line in store.tasks(4)) == 4, 30, "four runs to fill all places")
     process = stack.start("run", "echo mine", "-t", "localhost", stderr=said)
-    until(lambda: "waits for its turn: worker" in said.read_text(), 30, "a word on why nothing happens")
-    assert [line.running for line in store.tasks(5)] == [1] * 4, "it has not begun"
-    go.touch()
-    out, _ = process.communicate(timeout=60)
+    try:
+        until(lambda: "waits for its turn: worker" in said.read_text(), 30, "a word on why nothing happens")
+        assert [line.running for line in store.tasks(4)] == [1] * 4, "it has not begun"
+    finally:
+        go.touch()
+        out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, b"localhost: mine\n"), said.read_text()
     until(lambda: [line.state for line in store.tasks(5)] == ["succeeded"] * 5, 20, "the end of all")
     store.close()
