@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import threading
 
 
@@ -13,4 +14,13 @@ def end_with(lifeline: int) -> None:
 def _watch(lifeline: int) -> None:
     while os.read(lifeline, 1):
         pass
+    _mute()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _mute() -> None:
+    """Let go of a log whose reader has died too: the first line to it would end us in the middle of our farewell (rich exits then)."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            os.dup2(nowhere, descriptor)

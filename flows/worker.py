@@ -157,9 +157,9 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         await self._lease.confirm()
 
     def _on_lost(self) -> None:
-        log.error("this worker slept longer than its lease, and was taken for dead; it ends its runs and stops")
-        _exit_after(DRAIN_LIMIT + _FAREWELL, code=1)
         self._stopping.set()
+        _exit_after(DRAIN_LIMIT + _FAREWELL, code=1)
+        log.error("this worker slept longer than its lease, and was taken for dead; it ends its runs and stops")
 
     async def _run_once(self, steering: Steering) -> None:
         await self._poll(steering)
@@ -249,9 +249,9 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
     def _stop(self) -> None:
         if self._stopping.is_set():
             os._exit(1)
-        log.info("stopping; once more to stop at once")
         self._stopping.set()
         _exit_after(self._drain_grace + DRAIN_LIMIT + _FAREWELL)
+        log.info("stopping; once more to stop at once")
 
 
 async def _tell(doorbell: Doorbell, flow_run_id: UUID, state: State) -> None:

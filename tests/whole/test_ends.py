@@ -142,4 +142,6 @@ def test_a_run_does_not_wait_for_a_stack_that_has_ended(stack: Stack) -> None:
     _gone(word)
     assert stack("up", "-d").returncode == 0
     ended = stack.newest()
-    assert (ended.id, ended.state, ended.counts[ExecutionState.LOST]) == (number, TaskState.FAILED, 2)
+    assert (ended.id, ended.state, ended.counts[ExecutionState.CANCELED]) == (number, TaskState.CANCELED, 2)
+    assert ended.reason == "canceled by the stop of its worker"
+    assert stack.ended(ended.flow_run_id)["state"]["type"] == "CANCELLED", "which the next worker tells Prefect"
