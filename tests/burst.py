@@ -64,7 +64,10 @@ class Burst:
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         def answer() -> httpx.Response | None:
-            got = self._api.request(method, path, json=body)
+            try:
+                got = self._api.request(method, path, json=body)
+            except httpx.TransportError:  # a busy server; the key in the body makes it safe to ask again
+                return None
             return None if got.status_code == httpx.codes.SERVICE_UNAVAILABLE else got
 
         got = until(answer, 60, f"an answer to {path}")
