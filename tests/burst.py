@@ -11,6 +11,7 @@ from models.states import ExecutionState, TaskState
 from tests.stacks import Stack
 from tests.until import until
 
+_PATIENCE = 180.0  # seconds: under thousands of events the server's SQLite stands still for a minute now and then
 _FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -70,7 +71,7 @@ class Burst:
                 return None
             return None if got.status_code == httpx.codes.SERVICE_UNAVAILABLE else got
 
-        got = until(answer, 60, f"an answer to {path}")
+        got = until(answer, _PATIENCE, f"an answer to {path}")
         assert got is not None
         got.raise_for_status()
         return got.json()
