@@ -33,6 +33,10 @@ class Sink(Report, Protocol):
         """Say what is being waited for, as in "waiting for its banner": it explains a deadline that passes before the start."""
         ...
 
+    def allow(self, seconds: float) -> None:
+        """Say how long the host's own configuration lets it take until the start, counted from the beginning of the attempt."""
+        ...
+
 
 class Executor(Protocol):
     """Runs one attempt of a command on one host."""

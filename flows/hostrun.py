@@ -29,6 +29,7 @@ class Terms:
     command: Command
     policy: Policy
     connect_timeout: float  # seconds
+    connect_timeout_is_default: bool
     owner: str
     store: Store
     recorder: Recorder
@@ -121,7 +122,13 @@ class HostRun:
             terms.brake.check()
             async with asyncio.timeout_at(terms.brake.ends_at):
                 return await carry_out(
-                    self._executor, claim.attempt, self._host, terms.command, report, connect_timeout=terms.connect_timeout
+                    self._executor,
+                    claim.attempt,
+                    self._host,
+                    terms.command,
+                    report,
+                    connect_timeout=terms.connect_timeout,
+                    is_default=terms.connect_timeout_is_default,
                 )
         except HeldError as error:
             return self._held(str(error))

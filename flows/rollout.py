@@ -28,6 +28,7 @@ class Rollout:
             command=request.command,
             policy=request.policy,
             connect_timeout=request.connect_timeout,
+            connect_timeout_is_default=request.connect_timeout_is_default,
             owner=str(context.owner),
             store=context.store,
             recorder=context.recorder,

@@ -77,7 +77,8 @@ async def run_command(
         identity: Path of the SSH private key to offer first, on the worker's machine. Empty: as configured.
         host_key: What is done with a host key that is not in known_hosts. `configured`: as inventory, settings or ~/.ssh/config say.
         timeout: Seconds the command may take on a host before it is ended there. Empty: no limit.
-        connect_timeout: Seconds a host has to accept the command. Empty: as the settings say (10).
+        connect_timeout: Seconds a host has to accept the command. Empty: as the settings or the host's
+            ConnectTimeout in ~/.ssh/config say (10).
         on_disconnect: What a host does with the running command when nobody is attached to it any more, because the connection
             or the worker is gone. `end`: ends it. `linger`: ends it after 30 s, unless somebody attached again. `detach`: lets it run.
         forks: How many hosts run at the same time. Empty: as the settings say (100).
@@ -143,6 +144,7 @@ async def run_command(
             ),
             options=options_given(run_command.fn, flow_run.parameters),
             retry_of=read_retry_of(flow_run.tags),
+            connect_timeout_is_default=connect_timeout is None and "connect_timeout" not in settings.model_fields_set,
         )
         check(request.command)
         check_limits(request.policy.forks, request.connect_timeout)

@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     forks: int = Field(default=100, ge=1, description="hosts of a task that run at the same time")
     host_limit: int = Field(default=4, ge=1, description="commands that run on a host at the same time, of all tasks and workers")
     timeout: Seconds | None = Field(default=None, description="seconds a command may take on a host; default: no limit")
-    connect_timeout: Seconds = Field(default=10, description="seconds a host has to accept the command")
+    connect_timeout: Seconds = Field(
+        default=10, description="seconds a host has to accept the command; when not set, ConnectTimeout of ~/.ssh/config counts"
+    )
     grace: Seconds = Field(default=2, description="seconds between TERM and KILL when a command is ended")
     beat_timeout: Seconds = Field(default=30, description="seconds of silence after which a host ends the command by itself")
     on_disconnect: OnDisconnect = Field(

@@ -243,6 +243,8 @@ class _Evaluation:
             raise head.error(f"match exec took longer than {_EXEC_TIMEOUT:g} s") from None
         except OSError as error:
             raise head.error(f"match exec: {shell}: {error.strerror}") from None
+        if ended.returncode < 0:
+            raise head.error(f"match exec: the command was ended by signal {-ended.returncode}")
         return ended.returncode == 0
 
     def _hostname(self) -> str:

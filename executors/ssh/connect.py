@@ -33,6 +33,10 @@ class Dialler:
     credentials: Credentials
     patience: float  # seconds for any single step; the caller's deadline is the one that counts
 
+    def patience_for(self, route: Route) -> float:
+        """A host may be allowed more time than others."""
+        return max(self.patience, route.connect_timeout or 0)
+
 
 class Handshake:
     """One attempt to connect to a host; `doing` says how far it has come. A cancel ends it at once."""
@@ -41,6 +45,7 @@ class Handshake:
         self._dialler = dialler
         self._name = name
         self._route = route
+        self._patience = dialler.patience_for(route)
         self._doing = "waiting to connect"
         self._transport: Transport | None = None
 
@@ -62,7 +67,7 @@ class Handshake:
         """Connect through a jump host; raises `UnreachableError`."""
         self._doing = "opening the way through its jump host"
         route = self._route
-        tunnel = partial(jump.open_channel, "direct-tcpip", (route.address, route.port), ("127.0.0.1", 0), timeout=self._dialler.patience)
+        tunnel = partial(jump.open_channel, "direct-tcpip", (route.address, route.port), ("127.0.0.1", 0), timeout=self._patience)
         return await self._greet(Tunnel(await self._in_thread(tunnel)))
 
     async def _in_thread(self, work: Callable[[], "paramiko.Channel"]) -> "paramiko.Channel":
@@ -89,12 +94,12 @@ class Handshake:
     async def _first_of(self, addresses: "list[_Address]") -> socket.socket:
         for address in addresses[:-1]:
             with suppress(OSError):
-                return await _connect(address, self._route.bind_address, self._dialler.patience / len(addresses))
-        return await _connect(addresses[-1], self._route.bind_address, self._dialler.patience)
+                return await _connect(address, self._route.bind_address, self._patience / len(addresses))
+        return await _connect(addresses[-1], self._route.bind_address, self._patience)
 
     async def _greet(self, link: Link) -> Transport:
         """Speak SSH over the link until we are logged in."""
-        transport = self._transport = Transport(link, self._dialler.patience)
+        transport = self._transport = Transport(link, self._patience)
         try:
             async with self._dialler.slots.take():
                 await self._dialler.threads.run(partial(self._speak, transport))
@@ -108,7 +113,7 @@ class Handshake:
     def _speak(self, transport: Transport) -> None:
         try:
             transport.want_keys(self._dialler.host_keys.algorithms(self._route))
-            transport.start_client(timeout=self._dialler.patience)
+            transport.start_client(timeout=self._patience)
             if not transport.initial_kex_done:
                 raise TimeoutError
             self._dialler.host_keys.check(self._name, self._route, transport.get_remote_server_key())

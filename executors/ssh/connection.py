@@ -9,8 +9,8 @@ from executors.ssh.route import Route
 from executors.ssh.transport import Transport
 
 SESSIONS = 10  # sshd's default MaxSessions: a further one would only be refused
-PROBE_SECONDS = 15.0
-PROBES = 3  # unanswered ones, after which the connection counts as broken
+PROBE_SECONDS = 15.0  # as long as ServerAliveInterval says nothing else
+PROBES = 3  # unanswered ones, after which the connection counts as broken; ServerAliveCountMax
 _FRESH_SECONDS = 1.0
 _WORN_OUT = 10_000  # sessions; paramiko keeps the number of every channel it has seen
 
@@ -39,8 +39,9 @@ class Connection:
         self.was_cut = False
         self.idle_since = time.monotonic()
         self.beats: set[Callable[[], None]] = set()
-        self.probe_seconds = PROBE_SECONDS
-        self._probes = 0
+        self.probe_seconds: float = route.probe_seconds or PROBE_SECONDS
+        self.probes = route.probes or PROBES
+        self._unanswered = 0
         self._probed = 0.0
 
     @property
@@ -92,14 +93,14 @@ class Connection:
 
     def _probe(self, now: float) -> None:
         if self.transport.heard > self._probed:
-            self._probes = 0
+            self._unanswered = 0
         if now - max(self.transport.heard, self._probed) < self.probe_seconds:
             return
-        if self._probes == PROBES:
-            self.transport.farewell = f"no answer to {PROBES} keep-alives in {now - self.transport.heard:.0f} s"
+        if self._unanswered == self.probes:
+            self.transport.farewell = f"no answer to {self.probes} keep-alives in {now - self.transport.heard:.0f} s"
             self.transport.cut()
             return
         self._probed = now
-        self._probes += 1
+        self._unanswered += 1
         if self.transport.can_send():  # a socket too full for a probe is no answer as well
             self.transport.probe()

@@ -2,17 +2,21 @@
 
 import base64
 import contextlib
+import io
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.agent import AgentSSH
+from paramiko.agent import AgentKey, AgentSSH
 
+from executors.ssh.certificates import SUFFIX, USER, CertificateError
 from executors.ssh.route import Route
+from executors.ssh.user_certificates import AgentCertificate, CertifiedKey, beside, read_file
 from models.errors import UnreachableError
 
 
@@ -27,6 +31,12 @@ class Offer:
     label: str
     key: paramiko.PKey
 
+    @property
+    def blob(self) -> bytes:
+        """What the server is shown: the public key or the certificate."""
+        shown: Any = getattr(self.key, "public_blob", None)
+        return bytes(shown.key_blob) if shown is not None else self.key.asbytes()
+
 
 @dataclass
 class Offers:
@@ -36,8 +46,15 @@ class Offers:
     notes: list[str] = field(default_factory=list)
 
     def add(self, label: str, key: paramiko.PKey) -> None:
-        if all(offer.key.asbytes() != key.asbytes() for offer in self.keys):
-            self.keys.append(Offer(label, key))
+        added = Offer(label, key)
+        if all(offer.blob != added.blob for offer in self.keys):
+            self.keys.append(added)
+
+    def add_doubts(self, user: str) -> None:
+        """Note which certificates speak against themselves: they are offered all the same, for our clock may be wrong."""
+        for offer in self.keys:
+            if isinstance(offer.key, CertifiedKey | AgentCertificate) and (why := offer.key.certificate.why_not_user(user)):
+                self.notes.append(f"{offer.label}: {why}")
 
 
 class Keyring:
@@ -84,16 +101,28 @@ def _parse(path: Path, passphrase: str | None) -> paramiko.PKey | _UnusableKeyEr
 
 
 def _decrypt(path: Path, passphrase: str | None) -> paramiko.PKey:
+    text = path.read_text()
     try:
-        return paramiko.PKey.from_path(path)
-    except TypeError:  # this is how it says that the key is encrypted
+        return _read_key(text, None)
+    except paramiko.PasswordRequiredException:
         if passphrase is None:
             raise _UnusableKeyError(f"key file {path} is encrypted; set FLEETFLOW_SSH_PASSPHRASE") from None
     try:
-        secret: Any = passphrase.encode()  # the stubs want str, which it refuses
-        return paramiko.PKey.from_path(path, secret)
-    except (ValueError, TypeError, paramiko.SSHException):
+        return _read_key(text, passphrase)
+    except (ValueError, paramiko.SSHException):
         raise _UnusableKeyError(f"key file {path} does not open with FLEETFLOW_SSH_PASSPHRASE") from None
+
+
+def _read_key(text: str, passphrase: str | None) -> paramiko.PKey:
+    """The key of whatever type; PKey.from_path would take a certificate beside it in its place, and fail with a damaged one."""
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            return kind.from_private_key(io.StringIO(text), passphrase)
+        except paramiko.PasswordRequiredException:
+            raise
+        except (paramiko.SSHException, ValueError):
+            continue
+    raise paramiko.SSHException("no key")
 
 
 class Agent:
@@ -111,7 +140,17 @@ class Agent:
 
     def offers(self) -> list[Offer]:
         keys = self._agent.get_keys() if self._agent is not None else ()
-        return [Offer(f"agent key {key.comment or key.fingerprint}", key) for key in keys]
+        return sorted(filter(None, map(_offer_held, keys)), key=lambda offer: not isinstance(offer.key, AgentCertificate))
+
+
+def _offer_held(key: AgentKey) -> Offer | None:
+    if not key.name.endswith(SUFFIX):
+        return Offer(f"agent key {key.comment or key.fingerprint}", key)
+    try:
+        held = AgentCertificate(key)
+    except CertificateError:
+        return None  # of a type that we cannot use
+    return Offer(f"agent certificate {held.comment or held.certificate.name}", held) if held.certificate.role == USER else None
 
 
 class _AgentAt(AgentSSH):
@@ -137,18 +176,28 @@ class _AgentAt(AgentSSH):
 
 
 def gather(route: Route, keyring: Keyring, agent: Agent) -> Offers:
-    """All keys to offer to a host, best first; raises `UnreachableError` if the one that was asked for does not exist."""
+    """All keys to offer to a host, best first; raises `UnreachableError` if the one that was asked for does not exist.
+
+    Certificates come before plain keys, and those that lie beside keys count only when CertificateFile names none (as in
+    pubkey_prepare of OpenSSH's sshconnect2.c).
+    """
     offers = Offers()
+    paths = [path for path in (route.identity, *route.identity_files) if path is not None]
+    certificates = route.certificate_files or beside(paths)
+    listed = _public_keys([*(path.with_name(f"{path.name}.pub") for path in paths), *certificates])
+    held = agent.offers()
+    chosen = [offer for offer in held if offer.blob in listed]
+    usable = chosen if route.identities_only else [*chosen, *held]
+    for path in certificates:
+        _add_certificate(offers, path, partial(_find_private, usable, keyring, paths))
     if route.identity is not None:
         _add_file(offers, keyring, route.identity)
-    listed = _public_keys((route.identity, *route.identity_files))
-    held = agent.offers()
-    chosen = [offer for offer in held if offer.key.asbytes() in listed]
-    for offer in chosen if route.identities_only else (*chosen, *held):
+    for offer in usable:
         offers.add(offer.label, offer.key)
     for path in route.identity_files:
         if path.exists():
             _add_file(offers, keyring, path)
+    offers.add_doubts(route.user)
     return offers
 
 
@@ -159,13 +208,37 @@ def _add_file(offers: Offers, keyring: Keyring, path: Path) -> None:
         offers.notes.append(str(error))
 
 
-def _public_keys(paths: Iterable[Path | None]) -> set[bytes]:
-    """The public halves beside key files, by which an agent's key is recognised as one of them."""
+def _add_certificate(offers: Offers, path: Path, find_private: Callable[[bytes], paramiko.PKey | None]) -> None:
+    try:
+        certificate = read_file(path)
+    except CertificateError as error:
+        offers.notes.append(str(error))
+        return
+    key = find_private(certificate.public)
+    if key is None:
+        offers.notes.append(f"certificate {path} cannot be used: none of the keys that we may use fits it")
+    else:
+        offers.add(f"certificate {path}", CertifiedKey(key, certificate))
+
+
+def _find_private(held: Iterable[Offer], keyring: Keyring, paths: Iterable[Path], public: bytes) -> paramiko.PKey | None:
+    """The private half of a public key: an agent needs no passphrase for it."""
+    for offer in held:
+        if offer.blob == public:
+            return offer.key
+    for path in paths:
+        with contextlib.suppress(_UnusableKeyError):
+            if (key := keyring.load(path)).asbytes() == public:
+                return key
+    return None
+
+
+def _public_keys(paths: Iterable[Path]) -> set[bytes]:
+    """What stands in public key files, by which an agent's key is recognised as one of them."""
     found = set()
     for path in paths:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            if path is not None:
-                found.add(base64.b64decode(Path(f"{path}.pub").read_text().split()[1]))
+            found.add(base64.b64decode(path.read_text().split()[1]))
     return found
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from paramiko import PKey
 
+from executors.ssh.certificates import Certificate, type_of
 from executors.ssh.known_hosts_file import AUTHORITY, REVOKED, Entry, KnownHostsFile
 from models.errors import HostKeyError
 
@@ -58,6 +59,20 @@ class KnownHosts:
         with self._lock:
             self._refresh()
             return self._judge(name, port, key)
+
+    def check_certificate(self, name: str, port: int, certificate: Certificate) -> Verdict:
+        """Judge who signed a host's certificate: known, unknown, or revoked (this authority, or the key itself)."""
+        with self._lock:
+            self._refresh()
+            verdict = _judge_authority(self._find(name, port), certificate)
+            if verdict.standing is Standing.UNKNOWN and port != _SSH_PORT:
+                return _judge_authority(self._find(name, _SSH_PORT), certificate)
+            return verdict
+
+    def has_authority(self, name: str, port: int) -> bool:
+        """Whether a line names an authority for the host, so that it is to be asked for a certificate."""
+        entries = self.entries(name, port) or self.entries(name, _SSH_PORT)
+        return any(entry.marker == AUTHORITY for entry in entries)
 
     def algorithms(self, name: str, port: int) -> list[str]:
         """The types of the keys known for a host: to be asked for first, or a host with several keys shows one that is not known."""
@@ -137,6 +152,17 @@ def _judge(entries: Sequence[Entry], key: PKey) -> Verdict:
     return verdict
 
 
+def _judge_authority(entries: Sequence[Entry], certificate: Certificate) -> Verdict:
+    authority, key = ((type_of(blob), blob) for blob in (certificate.authority, certificate.public))
+    verdict = Verdict(Standing.UNKNOWN)
+    for entry in entries:
+        if entry.marker == REVOKED and entry.key in {authority, key}:
+            return Verdict(Standing.REVOKED, entry)
+        if entry.marker == AUTHORITY and entry.key == authority and verdict.entry is None:
+            verdict = Verdict(Standing.KNOWN, entry)
+    return verdict
+
+
 def _types(entries: Sequence[Entry]) -> list[str]:
     keys = [(entry.marker, entry.key) for entry in entries if entry.marker != AUTHORITY]
     revoked = [key for marker, key in keys if marker == REVOKED]
@@ -175,7 +201,11 @@ def _ends_line(file: int, size: int) -> bool:
 
 def fingerprint(key: PKey) -> str:
     """The key's fingerprint as OpenSSH shows it."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+    return fingerprint_of(key.asbytes())
+
+
+def fingerprint_of(blob: bytes) -> str:
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
 def explain(verdict: Verdict, name: str, port: int, key: PKey) -> str:
@@ -185,7 +215,7 @@ def explain(verdict: Verdict, name: str, port: int, key: PKey) -> str:
     entry = verdict.entry
     if entry is None:
         return f"host key of {host} is not known ({shown}); if it is right: {_scan(name, port, key)}, or allow accept-new"
-    place = f"{_tilde(entry.path)}:{entry.line}"
+    place = entry.place
     file = "" if entry.path == Path("~/.ssh/known_hosts").expanduser() else f" -f {shlex.quote(str(entry.path))}"
     remove = f"ssh-keygen{file} -R {shlex.quote(host)}"
     match verdict.standing:
@@ -210,8 +240,3 @@ def _scan(name: str, port: int, key: PKey) -> str:
 
 def _short(kind: str) -> str:
     return kind.removeprefix("ssh-").partition("-")[0].upper()
-
-
-def _tilde(path: Path) -> str:
-    home = Path("~").expanduser()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

@@ -30,6 +30,13 @@ class Entry:
     text: bytes
 
     @property
+    def place(self) -> str:
+        """File and line, as messages show them."""
+        home = Path("~").expanduser()
+        path = f"~/{self.path.relative_to(home)}" if self.path.is_relative_to(home) else self.path
+        return f"{path}:{self.line}"
+
+    @property
     def key(self) -> tuple[str, bytes] | None:
         """Type and blob of the key; None when the line is damaged, which then counts for nothing."""
         words = self.text.split(None, 2)

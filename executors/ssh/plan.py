@@ -89,6 +89,7 @@ class Planner:
             key_algorithms=config.host_key_algorithms,
             identity=_expand(identity or settings.ssh_identity),
             identity_files=_identity_files(config),
+            certificate_files=config.certificate_files,
             identities_only=bool(config.identities_only),
             agent=_agent(config.identity_agent),
             methods=_methods(config),
@@ -96,6 +97,9 @@ class Planner:
             proxy_command=config.proxy_command if via is None else None,
             family=config.address_family or socket.AF_UNSPEC,
             bind_address=config.bind_address,
+            connect_timeout=None if "connect_timeout" in settings.model_fields_set else config.connect_timeout or None,
+            probe_seconds=config.server_alive_interval or None,
+            probes=config.server_alive_count_max or None,
         )
 
 

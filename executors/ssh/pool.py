@@ -188,7 +188,7 @@ class Pool:
     async def _connect(self, group: _Group, name: str, route: Route) -> None:
         """Open one more connection; a server that is too busy is asked again, with jitter."""
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._dialler.patience
+        give_up = loop.time() + self._dialler.patience_for(route)
         pause = 0.05
         try:
             while True:
@@ -233,7 +233,7 @@ class Pool:
     def _take_in(self, group: _Group, connection: Connection) -> None:
         self._open += 1
         self._groups.setdefault(connection.route, group).connections.append(connection)
-        self._pulse.add(connection)
+        self._pulse.add(connection, connection.probe_seconds)
         self._idle.add(connection)
         self._idle.trim(self._open - self._size)
 

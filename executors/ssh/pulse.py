@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from concurrent.futures import wait
 from functools import partial
+from math import inf
 
 from executors.ssh.connection import Connection
 from executors.ssh.threads import Threads
@@ -24,7 +25,9 @@ class Pulse:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection, within: float = inf) -> None:
+        """Beat on a connection too; all connections are beaten on as often as the one that needs it most, each `within` seconds."""
+        self._interval = min(self._interval, within)
         self._connections.add(connection)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="ssh-pulse", daemon=True)

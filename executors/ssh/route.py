@@ -24,6 +24,7 @@ class Route:
     key_algorithms: str | None  # HostKeyAlgorithms as written
     identity: Path | None  # set for this host or for fleetflow: offered first, and it must exist
     identity_files: tuple[Path, ...]  # from ~/.ssh/config, or the usual ones: offered if they exist
+    certificate_files: tuple[Path, ...]  # CertificateFile; empty: those beside the keys
     identities_only: bool
     agent: str | None  # the socket of the ssh-agent
     methods: frozenset[str]  # those of METHODS that may be used
@@ -31,6 +32,9 @@ class Route:
     proxy_command: str | None
     family: socket.AddressFamily
     bind_address: str | None
+    connect_timeout: int | None  # seconds, of ConnectTimeout; None when fleetflow's own setting holds
+    probe_seconds: int | None  # of ServerAliveInterval
+    probes: int | None  # of ServerAliveCountMax
 
     @cached_property
     def _hash(self) -> int:

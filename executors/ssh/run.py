@@ -142,6 +142,8 @@ class Opener:
         """A session where only the start is missing, on a connection that was replaced once if need be; raises `UnreachableError`."""
         sink.step("reading the SSH configuration")
         route = await self.planner.route(host)
+        if route.connect_timeout is not None:
+            sink.allow(route.connect_timeout)
         run = Run(host.name, self.pool, self.threads, make(), sink)
         if await run.prepare(route, is_last=False):
             return run

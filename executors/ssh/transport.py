@@ -9,21 +9,13 @@ import paramiko
 from paramiko.common import MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST, cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 from paramiko.packet import Packetizer
 
+from executors.ssh import algorithms
 from executors.ssh.links import Link
 
 # paramiko logs a traceback for each host that closes a connection; we raise one error for it instead.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 logging.getLogger("paramiko").propagate = False
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-
-KEY_ALGORITHMS = (
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-)
 
 
 class _Packets(Packetizer):
@@ -80,7 +72,7 @@ class Transport(paramiko.Transport):
     )
     _preferred_kex = tuple(name for name in _KEX if name in _internal._kex_info)  # noqa: SLF001 - some depend on what OpenSSL has
 
-    _preferred_keys = KEY_ALGORITHMS
+    _preferred_keys = algorithms.ALL
 
     # paramiko ignores `exit-signal`, and does not tell a channel closed by the server from one that fell with the connection.
     _channel_handler_table = {  # noqa: RUF012 - as paramiko declares it
@@ -95,18 +87,27 @@ class Transport(paramiko.Transport):
         as_socket: Any = link  # it is enough of one
         super().__init__(as_socket, packetizer_class=_Packets)
         self._link = link
-        self._key_algorithms: tuple[str, ...] = KEY_ALGORITHMS
+        self._key_algorithms: tuple[str, ...] = algorithms.ALL
         self.banner_timeout = self.auth_timeout = self.channel_timeout = patience
         self._ended: set[int] = set()  # channels whose process is gone
         self.farewell = ""  # why the server said it disconnects
 
-    def want_keys(self, algorithms: Sequence[str]) -> None:
-        """Say what host keys to ask for, best first, before the handshake."""
-        self._key_algorithms = tuple(algorithms)
+    def want_keys(self, names: Sequence[str]) -> None:
+        """Say what host keys to ask for, best first, before the handshake; one that comes with a certificate has it as `public_blob`."""
+        self._key_algorithms = tuple(names)
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
         return self._key_algorithms
+
+    def _verify_key(self, host_key: bytes, signature: bytes) -> None:
+        """The server must prove what was agreed upon; paramiko takes any kind of key and of signature for it."""
+        algorithms.check_proof(self.host_key_type or "", host_key, signature)
+        verify: Any = super()._verify_key  # type: ignore[misc]  # left out of the stubs
+        try:
+            verify(host_key, signature)
+        except ValueError as error:
+            raise paramiko.SSHException(f"the server's host key is damaged ({error})") from error
 
     @property
     def heard(self) -> float:

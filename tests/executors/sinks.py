@@ -17,6 +17,9 @@ class Collector:
     def step(self, what: str) -> None:
         assert what
 
+    def allow(self, seconds: float) -> None:
+        assert seconds > 0
+
     def output(self, stream: Stream, data: bytes) -> None:
         assert data
         self.chunks[stream].append(data)

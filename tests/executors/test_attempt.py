@@ -25,9 +25,12 @@ class Plan:
     after: float = 0
     end: Result | Exception = FINE
     on_cancel: Exception | None = None
+    allowed: float | None = None
 
     async def run(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> Result:
         sink.step("waiting for its banner")
+        if self.allowed is not None:
+            sink.allow(self.allowed)
         await asyncio.sleep(self.before)
         if isinstance(self.end, UnreachableError | UsageError):
             raise self.end
@@ -61,9 +64,10 @@ class Kept:
         self.printed += data
 
 
-async def _outcome(plan: Plan, limit: float | None = None, report: Kept | None = None) -> Outcome:
+async def _outcome(plan: Plan, limit: float | None = None, report: Kept | None = None, *, is_default: bool = False) -> Outcome:
     command = Command(script="true", timeout=limit)
-    return await carry_out(plan, Attempt(id=uuid.uuid4()), Host(name="web1"), command, report or Kept(), connect_timeout=0.2)
+    attempt = Attempt(id=uuid.uuid4())
+    return await carry_out(plan, attempt, Host(name="web1"), command, report or Kept(), connect_timeout=0.2, is_default=is_default)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,15 @@ async def test_a_timeout_whose_end_is_not_confirmed_is_lost() -> None:
 
 async def test_a_short_timeout_holds_before_the_start_too() -> None:
     assert (await _outcome(Plan(before=5), 0.1)).state is S.UNREACHABLE
+
+
+async def test_what_the_host_allows_comes_in_the_place_of_the_default_alone() -> None:
+    late = Outcome(state=S.UNREACHABLE, error="no answer within 0.2 s (waiting for its banner)")
+    assert (await _outcome(Plan(before=0.3, allowed=5), is_default=True)).state is S.SUCCEEDED
+    assert await _outcome(Plan(before=0.3, allowed=5)) == late
+    shorter = await _outcome(Plan(before=0.3, allowed=0.1), is_default=True)
+    assert shorter == Outcome(state=S.UNREACHABLE, error="no answer within 0.1 s (waiting for its banner)")
+    assert (await _outcome(Plan(before=5, allowed=5), 0.1, is_default=True)).state is S.UNREACHABLE
 
 
 async def test_a_cancel_from_outside_goes_through() -> None:

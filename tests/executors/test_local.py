@@ -118,6 +118,7 @@ from models.values import Attempt, Command, Host
 class Sink:
     async def starting(self): pass
     def step(self, what): pass
+    def allow(self, seconds): pass
     def output(self, stream, data): print("up", flush=True)
 command = Command(script="trap '' TERM; setsid sleep 1000 & sleep 0.1; echo; sleep 1000")
 asyncio.run(Local(grace=1, beat_timeout=30).run(Attempt(id=uuid.UUID(sys.argv[1])), Host(name="localhost"), command, Sink()))

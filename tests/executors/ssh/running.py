@@ -23,6 +23,9 @@ class Recorded:
     def step(self, what: str) -> None:
         self.steps.append(what)
 
+    def allow(self, seconds: float) -> None:
+        assert seconds > 0
+
     async def starting(self) -> None:
         self.started.set()
 

@@ -120,6 +120,38 @@ CASES = {
     "Match localuser": (f"Match localuser {LOCAL_USER}\nPort 1\nMatch !localuser {LOCAL_USER}\nUser x\n", ["a"]),
     "Match all": ("Match all\nPort 1\nHost b\nUser b\nMatch all # end\nUser c\n", ["a", "b"]),
     "Match exec": ('Match exec "test %n = a"\nPort 1\nMatch !exec "test %h:%p:%r = b:22:joe" exec true\nUser x\n', ["a", "b"]),
+    "Match exec has the tokens": (
+        "User joe\nPort 2200\nHostName %h.lan\n"
+        + "".join(
+            f"Match exec \"test '{tokens}' = '{values}'\"\nUserKnownHostsFile /{number}\n"
+            for number, (tokens, values) in enumerate(
+                [("%h %n %p %r", "a.lan a 2200 joe"), ("%u %i", f"{LOCAL_USER} {os.getuid()}"), ("%l", socket.gethostname()), ("%%h", "%h")]
+            )
+        ),
+        ["a", "b"],
+    ),
+    "Match exec has %C, %L, %d and %k": ("Match exec \"test -n '%C' -a -n '%L' -a -d '%d' -a '%k' = a\"\nPort 1\n", ["a", "b"]),
+    "Match exec of every exit code but 0 is a miss": (
+        "".join(f'Match exec "exit {code}"\nPort {code + 1}\n' for code in (1, 2, 127, 255, 0)) + 'Match !exec "exit 3"\nUser x\n',
+        ["a"],
+    ),
+    "Match exec of a program that is not there is a miss": ("Match exec no-such-program-at-all\nPort 2\n", ["a"]),
+    "several exec on a line": (
+        'Match exec true exec true\nPort 1\nMatch exec true !exec true\nUser x\nMatch !exec false exec "exit 0" host a\nBindAddress ::1\n',
+        ["a", "b"],
+    ),
+    "Match exec is quoted as any value": (
+        "Match exec=\"test '%n' = a\" host a\nPort 1\nMatch exec \"echo 'a b' | grep -q 'a b'\" exec=true\nUser x\n",
+        ["a", "b"],
+    ),
+    "Match exec sees what stands above it": (
+        'Match exec "test %p = 22"\nPort 9\nMatch exec "test %p = 9"\nUser x\nMatch exec "test %r = x"\nBindAddress ::1\n',
+        ["a"],
+    ),
+    "Match exec in the final pass": (
+        'Match final exec "test %h = b.lan"\nPort 1\nMatch !final exec "test %h = b.lan"\nUser x\nHost a\nHostName b.lan\n',
+        ["a", "b.lan"],
+    ),
     "Match exec is not run behind a miss": ('Match host b exec "kill -9 $PPID"\nPort 1\n', ["a"]),
     "Match final sees what came of the first pass": (
         "Match final host b.lan\nPort 1\nMatch final\nUser u\nHost b.lan\nConnectTimeout 5\nHost a\nHostName b.lan\nMatch !final\nPort 2\n",
@@ -282,6 +314,10 @@ def test_the_agent_is_a_socket_or_none_or_not_said(home: Path, monkeypatch: pyte
         ("Match\n", 1),
         ("Match host\n", 1),
         ("Match colour red\n", 1),
+        ("Match exec\n", 1),
+        ('Match exec "kill -9 $$"\n', 1),
+        ("Match exec 'echo %x'\n", 1),
+        ("Match host a exec 'echo %T'\n", 1),
         ("Match all host b\n", 1),
         ("HostName %x\n", 1),
         ("UserKnownHostsFile ${NOT_THERE_AT_ALL}\n", 1),

@@ -36,8 +36,8 @@ def pulse(threads: Threads) -> Iterator[Pulse]:
     made.close()
 
 
-async def connect(sshd: Sshd, threads: Threads) -> Connection:
-    route = await Planner(sshd.settings(), threads).route(sshd.host())
+async def connect(sshd: Sshd, threads: Threads, config: str = "") -> Connection:
+    route = await Planner(sshd.settings(config), threads).route(sshd.host())
     dialler = Dialler(threads, Slots(1, 1), HostKeys(), Credentials(Keyring(None), None), 10)
     return Connection(route, await Handshake(dialler, "web1", route).over_tcp(), None)
 
@@ -72,6 +72,39 @@ async def test_a_host_that_answers_no_keep_alive_loses_its_connection(sshd: Sshd
         for pid in stopped:
             os.kill(pid, signal.SIGKILL)
     assert "no answer to 3 keep-alives" in connection.why_closed
+
+
+@pytest.mark.parametrize(
+    ("config", "seconds", "probes"),
+    [
+        ("", 15, 3),
+        ("ServerAliveInterval 7\nServerAliveCountMax 2", 7, 2),
+        ("ServerAliveInterval 1m\nServerAliveInterval 9", 60, 3),
+        ("ServerAliveInterval 0\nServerAliveCountMax 0", 15, 3),  # off in OpenSSH; we could then never tell that a host is gone
+    ],
+)
+async def test_keep_alives_are_sent_as_the_configuration_says(
+    sshd: Sshd, threads: Threads, config: str, seconds: float, probes: int
+) -> None:
+    connection = await connect(sshd, threads, config)
+    assert (connection.probe_seconds, connection.probes) == (seconds, probes)
+    connection.transport.cut()
+
+
+async def test_all_connections_are_beaten_on_as_often_as_the_one_that_needs_it_most(threads: Threads) -> None:
+    class Beating:
+        calls = 0
+
+        def pulse(self) -> None:
+            self.calls += 1
+
+    pulse, others = Pulse(threads, 60), [Beating(), Beating()]
+    try:
+        pulse.add(others[0], 0.05)  # type: ignore[arg-type]  # all that a pulse needs of a connection
+        pulse.add(others[1])  # type: ignore[arg-type]
+        await asyncio.to_thread(until, lambda: all(connection.calls > 3 for connection in others))
+    finally:
+        pulse.close()
 
 
 async def test_a_connection_that_is_stuck_holds_up_no_other(threads: Threads) -> None:
