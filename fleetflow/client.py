@@ -86,6 +86,13 @@ class Prefect:
         answer = self._call("POST", f"/flow_runs/{flow_run_id}/set_state", {"state": state, "force": False})
         return answer is not None and answer.get("status") == "ACCEPT"
 
+    def resume(self, flow_run_id: uuid.UUID, form: dict[str, str]) -> str | None:
+        """Resume a paused flow run with its form filled in; None when it goes on, else why it does not."""
+        answer = self._call("POST", f"/flow_runs/{flow_run_id}/resume", {"run_input": form})
+        if answer is None:
+            return "the flow run has been deleted"
+        return None if answer.get("status") == "ACCEPT" else str((answer.get("details") or {}).get("reason") or answer.get("status"))
+
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         """The answer's JSON, or None where there is nothing (404); raises `UnavailableError`."""
         began = time.monotonic()

@@ -25,6 +25,7 @@ _ASK = 2.0  # seconds between two questions to Prefect, for runs that the worker
 
 OnEnded = Callable[["Row"], None]
 OnProgress = Callable[[TaskLine], None]
+OnQuestion = Callable[[TaskLine, str], None]
 
 
 class Follower:
@@ -42,6 +43,7 @@ class Follower:
         self._answer: dict[str, Any] = {}
         self._seen: set[int] = set()  # executions that have been told
         self._last: TaskLine | None = None
+        self._asked = 0  # the last question to people that has been told
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ended_at_once(self, seconds: float, on_ended: OnEnded) -> TaskLine | None:
@@ -54,9 +56,16 @@ class Follower:
         return TaskLine(**self._answer["task"])
 
     def until_ended(
-        self, store: "Store", on_ended: OnEnded, on_progress: OnProgress, stop: Callable[[], bool] = lambda: False
+        self,
+        store: "Store",
+        on_ended: OnEnded,
+        on_progress: OnProgress,
+        stop: Callable[[], bool] = lambda: False,
+        on_question: OnQuestion = lambda _line, _question: None,
     ) -> TaskLine | None:
-        """Return the ended task, or None when the flow run ended without one. Tells of every host that ends, and of all progress.
+        """Return the ended task, or None when the flow run ended without one.
+
+        Tells of every host that ends, of all progress, and of what the task asks people.
 
         Returns early once `stop` says so. Raises `UnavailableError` when the flow run has been deleted, or the stack has ended.
         """
@@ -70,6 +79,8 @@ class Follower:
                 self._last = line
             if over or stop() or (line is not None and line.is_final):
                 return line
+            if line is not None:
+                self._tell_question(store, line, on_question)
             if time.monotonic() - asked > _ASK:
                 asked = time.monotonic()
                 self._ask()
@@ -82,6 +93,12 @@ class Follower:
             if execution.state.is_final and execution.id not in self._seen:
                 self._seen.add(execution.id)
                 on_ended(store.row(execution))
+
+    def _tell_question(self, store: "Store", line: TaskLine, on_question: OnQuestion) -> None:
+        found = store.open_approval(line.id)
+        if found is not None and found.id > self._asked:
+            self._asked = found.id
+            on_question(line, found.question)
 
     def _ask(self) -> None:
         if stack.is_gone(self._settings):

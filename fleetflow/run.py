@@ -11,6 +11,7 @@ import typer
 
 from fleetflow import scriptfile, stack
 from fleetflow.cancel import request_cancel
+from fleetflow.confirm import confirm
 from fleetflow.interrupts import Interrupts
 from fleetflow.results import Printer, to_stderr, to_stdout
 from fleetflow.text import inert
@@ -54,6 +55,9 @@ def run(
     stdin: Annotated[str | None, typer.Option(help="File that the command reads from its standard input; - for ours.")] = None,
     waves: Annotated[str, typer.Option(help="Sizes of a rollout in steps: 1,10%,100% is one host, then a tenth of them, then all.")] = "",
     wave_pause: Annotated[float, typer.Option(help="Seconds between two waves.")] = 0,
+    confirm_waves: Annotated[
+        bool, typer.Option("--confirm-waves", help="Wait for `fleetflow task approve`, or a click in the UI, before each further wave.")
+    ] = False,
     max_failures: Annotated[str, typer.Option(help="Hosts that may go wrong, 5 or 5%; once more have, no further one is started.")] = "",
     ignore_unreachable: Annotated[
         bool, typer.Option("--ignore-unreachable", help="Unreachable hosts do not count against --max-failures.")
@@ -77,6 +81,7 @@ def run(
     fold: Annotated[bool, typer.Option("--fold", "-b", help="Show equal outputs together.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each host.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave as soon as the task is accepted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal to type the number of many hosts.")] = False,
 ) -> None:
     """Run a command, or a script, on the hosts of a target.
 
@@ -123,16 +128,19 @@ def run(
         "script": None if script is None else text,
         "script_name": scriptfile.name(script),
         "arguments": list(arguments),
+        "confirm_waves": confirm_waves or None,
         **{name: policy[name] for name in unusual},
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    _check(settings, given)
+    hosts = _check(settings, given)
+    if not yes:
+        confirm(hosts if pick is None else min(pick, hosts), settings.confirm_hosts)
     parameters = {name: value for name, value in given.items() if value not in ("", [])}
     raise typer.Exit(send(settings, parameters, Printer(fold=fold, as_json=as_json), wait=not no_wait))
 
 
-def _check(settings: Settings, asked: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for what the flow would refuse, before anything is started or stored for it."""
+def _check(settings: Settings, asked: Mapping[str, Any]) -> int:
+    """The number of hosts; raises `UsageError` for what the flow would refuse, before anything is started or stored for it."""
     given = asked.get
     script = given("script", "")
     user, password = commands.become(given("become", False), given("become_user", ""), given("become_password", ""))
@@ -149,8 +157,9 @@ def _check(settings: Settings, asked: Mapping[str, Any]) -> None:
     )
     commands.check(command)
     commands.check_limits(given("forks", settings.forks), given("connect_timeout", settings.connect_timeout))
-    check_target(settings, given("target", ""))
+    hosts = check_target(settings, given("target", ""))
     scriptfile.check_size(asked)
+    return hosts
 
 
 def _read_stdin(source: str | None) -> bytes:
@@ -174,15 +183,15 @@ def _existing(identity: Path) -> Path:
     return path
 
 
-def check_target(settings: Settings, target: str) -> None:
-    """Raise `UsageError` or `NoHostsError` for a target that the worker would refuse, as far as this machine can know."""
+def check_target(settings: Settings, target: str) -> int:
+    """How many hosts the target has, as far as this machine can know; raises `UsageError` or `NoHostsError` as the worker would."""
     from models import targets
     from models.inventory import Inventory
 
     if settings.prefect_api_url:
         targets.check_syntax(target)  # the inventory is the worker's, which may be another machine's
-    else:
-        targets.resolve(target, Inventory.load(settings.home, settings.ssh_config.expanduser()))
+        return 0
+    return len(targets.resolve(target, Inventory.load(settings.home, settings.ssh_config.expanduser())))
 
 
 def send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, wait: bool, tags: Sequence[str] = ()) -> int:
@@ -232,10 +241,16 @@ def _follow(settings: Settings, prefect: "Prefect", follower: "Follower", printe
     store = Store.open(settings.database)
     with _progress(printer) as progress:
         printer.go_through(progress.out, progress.err)
-        task = follower.until_ended(store, printer.take, progress.show, stop=lambda: bool(interrupts.asked))
+        task = follower.until_ended(
+            store, printer.take, progress.show, lambda: bool(interrupts.asked), lambda task, question: progress.err(_waits(task, question))
+        )
         if interrupts.asked:
             _cancel(prefect, store, follower, printer)
     return task
+
+
+def _waits(task: "TaskLine", question: str) -> str:
+    return f"task {task.id} waits for approval: {inert(question)} `fleetflow task approve {task.id}` lets it go on, with --refuse it ends"
 
 
 def _cancel(prefect: "Prefect", store: "Store", follower: "Follower", printer: Printer) -> None:

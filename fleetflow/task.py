@@ -15,7 +15,7 @@ from models.errors import NotFoundError, UsageError
 from models.settings import Settings
 
 if TYPE_CHECKING:  # SQLAlchemy costs a third of a second, which `--help` need not pay
-    from models.records import Execution, Task, TaskLine
+    from models.records import Approval, Execution, Task, TaskLine
     from models.store import Store
 
 app = typer.Typer(help="Tasks: what has run, and what it printed.", no_args_is_help=True, rich_markup_mode=None)
@@ -90,6 +90,8 @@ def show(
     typer.echo(f"task {task.id} {task.state}: {counts(task)}" + (f" ({inert(task.reason)})" if task.reason else ""))
     for name, value in _details(task):
         typer.echo(f"  {name:9} {value}")
+    for approval in store.approvals(task.id):
+        typer.echo(f"  {'approval':9} {_approval_line(approval)}")
     if attempts:
         for attempt in executions:
             typer.echo(_attempt_line(attempt))
@@ -114,6 +116,15 @@ def _details(task: "Task") -> list[tuple[str, str]]:
     times = (("created", task.created_at), ("started", task.started_at), ("finished", task.finished_at))
     rows += [(name, shown) for name, seconds in times if (shown := clock(seconds))]
     return rows + ([("flow run", str(task.flow_run_id))] if task.flow_run_id else [])
+
+
+def _approval_line(approval: "Approval") -> str:
+    question = inert(approval.question)
+    if approval.approved is None:
+        return f"waits since {clock(approval.asked_at)}: {question}"
+    said = ("approved" if approval.approved else "refused") + f" by {inert(approval.who)}" if approval.who else "not approved"
+    why = f": {inert(approval.why)}" if approval.why else ""
+    return f"{said}, {clock(approval.answered_at)}{why} ({question})"
 
 
 def _execution_line(execution: "Execution") -> str:
@@ -215,3 +226,25 @@ def cancel(name: Name, no_wait: Annotated[bool, typer.Option("--no-wait", help="
             return
         ended = Follower(settings, prefect, task.flow_run_id).until_ended(store, lambda _: None, lambda _: None)
     typer.echo(f"task {task.id} {ended.state if ended else 'ended'}", err=True)
+
+
+@app.command()
+def approve(
+    name: Name,
+    refuse: Annotated[bool, typer.Option("--refuse", help="Say no: the task ends canceled.")] = False,
+    why: Annotated[str, typer.Option(help="Your reason; it is kept with the task.")] = "",
+) -> None:
+    """Let a task that waits for approval go on, in the name of the user who is logged in here."""
+    from fleetflow.approval import answer
+    from fleetflow.client import Prefect
+
+    settings = Settings.load()
+    store = _open()
+    task = _find(store, name)
+    question = store.open_approval(task.id)
+    if question is None or task.flow_run_id is None:
+        raise UsageError(f"task {task.id} waits for no approval: it is {task.state}")
+    endpoint = stack.ensure_stack(settings)
+    with Prefect(endpoint.api_url, endpoint.auth) as prefect:
+        given = answer(store, prefect, task.flow_run_id, question, approve=not refuse, why=why)
+    typer.echo(f"task {task.id} {_approval_line(given)}", err=True)

@@ -12,6 +12,7 @@ from models.errors import HeldError, NeverStartedError, TransitionError
 from models.policy import Policy
 from models.recorder import Recorder, Recording
 from models.records import Claim, Outcome
+from models.secrets import values_of
 from models.states import ExecutionState
 from models.store import Store
 from models.values import Command, Host, OnDisconnect, Stream
@@ -47,7 +48,7 @@ class HostRun:
         self._host = host
         self._executor = executor
         self._place = place
-        self._recording = terms.recorder.record(claim)
+        self._recording = self._record()
         self._delays = terms.policy.delays()
         self._delay = next(self._delays, None)  # before the try after this one; None when this is the last
         self._before = ""  # how the try before this one ended
@@ -68,10 +69,14 @@ class HostRun:
             raise
         else:
             if outcome is not None:
+                outcome = self._recording.masked(outcome)
                 await self._finish(outcome)
             return outcome
         finally:
             self._place.give()  # not sooner: the database counts the command until its end is written there
+
+    def _record(self) -> Recording:
+        return self._terms.recorder.record(self._claim, values_of(self._terms.command.env))
 
     def _is_last(self, outcome: Outcome) -> bool:
         return self._delay is None or outcome.state not in _TRIED_AGAIN or self._terms.brake.reason is not None
@@ -99,7 +104,7 @@ class HostRun:
             if not await asyncio.to_thread(self._terms.store.is_ours, self._claim):
                 return None
             self._place.refuse()
-            self._recording = self._terms.recorder.record(self._claim)
+            self._recording = self._record()
 
     async def _take_up(self) -> Outcome | None:
         """Follow what somebody else had started; what has never started gets its turn now."""
@@ -152,7 +157,7 @@ class HostRun:
         what = f"exit code {outcome.exit_code}" if outcome.error is None else outcome.error
         self._before = f" (try {self._claim.attempt.number}: {outcome.state}, {what})"
         self._claim = following
-        self._recording = self._terms.recorder.record(following)
+        self._recording = self._record()
         return True
 
     async def _finish(self, outcome: Outcome) -> None:

@@ -7,13 +7,13 @@ import time
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
-from flows import artifacts, summary
+from flows import approval, artifacts, events, progress, summary, vault
 from flows.brake import Brake
 from flows.context import Context
 from flows.request import Request
-from flows.rollout import Rollout, roll_out
+from flows.rollout import BetweenWaves, Interval, Rollout, roll_out
 from flows.shards import run_shards
 from models.commands import describe
 from models.recorder import Recording
@@ -34,13 +34,20 @@ async def perform(context: Context, request: Request) -> State[None]:
     log = get_run_logger()
     task = await _open(context, request)
     try:
+        await approval.require(context, request, task, log)
+        revealed = await vault.reveal(request)
         claims, brake = await _claim(context, task.id)
         names = _shortened(fold(claim.host for claim in claims))
         log.info("Task %d: %s on %s: %s", task.id, describe(request.command), summary.count_hosts(task.hosts), names)
-        await roll_out(Rollout(context, request, brake, on_end=_Reporter(log)), claims, run_shards)
+        rollout = Rollout(context, revealed, brake, on_end=_Reporter(log, events.HostEvents(task)))
+        async with progress.shown(context, task):
+            await roll_out(rollout, claims, run_shards, _ask_people(context) if request.confirm_waves else None)
     except asyncio.CancelledError:
         await _conclude(context, task.id, log, canceled=True, reason="canceled")
         raise
+    except approval.NotApprovedError as refusal:
+        _, sentence = await _conclude(context, task.id, log, canceled=True, reason=str(refusal))
+        return Cancelled(message=f"{refusal}; {sentence}")
     except Exception as error:
         await _conclude(context, task.id, log, reason=str(error))
         raise
@@ -61,6 +68,16 @@ async def _open(context: Context, request: Request) -> Task:
         retry_of=request.retry_of,
     )
     return await asyncio.to_thread(context.store.open_task, spec, str(context.owner))
+
+
+def _ask_people(context: Context) -> BetweenWaves:
+    async def ask(interval: Interval) -> str | None:
+        hosts = summary.count_hosts(len(interval.hosts))
+        question = f"Go on with wave {interval.wave} of {interval.waves} ({hosts})?"
+        decision = await approval.ask(context, interval.task_id, question)
+        return None if decision.approved else str(approval.NotApprovedError(decision))
+
+    return ask
 
 
 async def _claim(context: Context, task_id: int) -> tuple[list[Claim], Brake]:
@@ -84,20 +101,23 @@ async def _conclude(
     if unstarted is not None:
         sentence = f"{sentence} ({unstarted})"
     log.info("Task %d: %s", task.id, sentence)
+    events.task_ended(task, sentence)
     await artifacts.publish(task, executions)
     return task, sentence
 
 
 class _Reporter:
-    """Logs each host that did not succeed, with its last lines; only the first ones of many."""
+    """Logs each host that did not succeed, with its last lines, and sends its event; only the first ones of many."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, events: events.HostEvents) -> None:
         self._log = log
+        self._events = events
         self._count = 0
 
     def __call__(self, host: str, outcome: Outcome, recording: Recording) -> None:
         if outcome.state in {ExecutionState.SUCCEEDED, ExecutionState.CANCELED}:
             return
+        self._events.host_ended(host, outcome)
         self._count += 1
         if self._count <= _LOGGED:
             what = outcome.error or f"exit code {outcome.exit_code}"

@@ -25,6 +25,7 @@ class Request:
     policy: Policy
     options: Mapping[str, Any] = field(default_factory=dict)  # see `options_given`
     retry_of: int | None = None  # the task whose hosts these are
+    confirm_waves: bool = False  # people are asked between two waves
     connect_timeout_is_default: bool = False  # then the host's ConnectTimeout in ~/.ssh/config holds
 
 

@@ -6,9 +6,10 @@ from typing import Literal
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 
 from flows.context import current
+from flows.lateness import skip_if_late
 from flows.perform import perform
 from flows.request import Request, options_given, read_options, resolve_hosts
 from models import scripts
@@ -52,6 +53,7 @@ async def run_command(
     stdin_encoding: Literal["text", "base64"] = "text",
     waves: str = "",
     wave_pause: float = 0,
+    confirm_waves: bool = False,
     max_failures: str = "",
     ignore_unreachable: bool = False,
     retries: int = 0,
@@ -83,13 +85,14 @@ async def run_command(
             or the worker is gone. `end`: ends it. `linger`: ends it after 30 s, unless somebody attached again. `detach`: lets it run.
         forks: How many hosts run at the same time. Empty: as the settings say (100).
         cwd: Folder on the host in which the command runs. Empty: the home of the user it runs as.
-        env: Environment of the command as NAME=value, one an entry. `NAME=secret:KEY` takes the value from the worker;
-            plain values are stored and shown.
+        env: Environment of the command as NAME=value, one an entry. `NAME=secret:KEY` takes the value from the worker, or from
+            the Secret block KEY; plain values are stored and shown.
         stdin: What the command reads from its standard input.
         stdin_encoding: `base64` for a stdin that is not text.
         waves: How many hosts have had their turn after each wave, as in `1,10%,100%`: one host, then up to a tenth of them, then all.
             Empty: all in one wave.
         wave_pause: Seconds between two waves.
+        confirm_waves: Whether somebody has to agree before each wave but the first, here or with `fleetflow task approve`.
         max_failures: How many hosts may go wrong, as in `5` or `5%` of the task's hosts; once more have, no further host is started.
             Failed, timed out, unreachable and lost hosts count alike. Empty: any number.
         ignore_unreachable: Unreachable hosts do not count against max_failures.
@@ -107,6 +110,8 @@ async def run_command(
         script_name: What the script is called in lists.
         arguments: What the script is given as its arguments, one an entry.
     """
+    if reason := await skip_if_late():
+        return Cancelled(name="Skipped", message=reason)
     context = current()
     settings = context.settings
     try:
@@ -144,6 +149,7 @@ async def run_command(
             ),
             options=options_given(run_command.fn, flow_run.parameters),
             retry_of=read_retry_of(flow_run.tags),
+            confirm_waves=confirm_waves,
             connect_timeout_is_default=connect_timeout is None and "connect_timeout" not in settings.model_fields_set,
         )
         check(request.command)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from models import reading
 from models.records import Claim
@@ -11,8 +11,13 @@ from models.tables import AttemptRow, ExecutionRow, OutputRow
 from models.values import Stream
 
 
-def adopt(connection: Connection, task_id: int, owner: str) -> list[Claim]:
-    """Make every running execution of a task `owner`'s, each with its attempt; the new epoch shuts out whoever had it before."""
+def adopt(connection: Connection, task_id: int, owner: str, *, anew: bool) -> list[Claim]:
+    """Make every running execution of a task `owner`'s, each with its attempt; the new epoch shuts out whoever had it before.
+
+    `anew` drops the output that is stored, so that all of it is read again from the hosts.
+    """
+    if anew:
+        connection.execute(_DROP, {"task": task_id})
     stored = _stored(connection, task_id)
     claims = [
         replace(
@@ -31,10 +36,15 @@ def adopt(connection: Connection, task_id: int, owner: str) -> list[Claim]:
 
 _EXECUTIONS = update(ExecutionRow).where(ExecutionRow.id == bindparam("execution")).values(epoch=bindparam("new"))
 _ATTEMPTS = update(AttemptRow).where(AttemptRow.id == bindparam("attempt")).values(epoch=bindparam("new"), owner=bindparam("who"))
+_UNDER_WAY = (
+    select(ExecutionRow.attempt_id)
+    .where(ExecutionRow.task_id == bindparam("task"), ExecutionRow.started_at.is_not(None), ExecutionRow.finished_at.is_(None))
+    .scalar_subquery()
+)
+_DROP = delete(OutputRow).where(OutputRow.attempt_id.in_(_UNDER_WAY))
 _STORED = (
     select(OutputRow.attempt_id, OutputRow.stream, func.sum(func.length(OutputRow.data)))
-    .join(ExecutionRow, ExecutionRow.attempt_id == OutputRow.attempt_id)
-    .where(ExecutionRow.task_id == bindparam("task"), ExecutionRow.started_at.is_not(None), ExecutionRow.finished_at.is_(None))
+    .where(OutputRow.attempt_id.in_(_UNDER_WAY))
     .group_by(OutputRow.attempt_id, OutputRow.stream)
 )
 

@@ -82,12 +82,13 @@ class SettingsError(UsageError):
 
 
 class SecretError(UsageError):
-    """`secret:NAME` names a secret that the worker's environment does not have."""
+    """`secret:NAME` names a secret that neither the worker's environment nor Prefect has."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(
-            f"secret {name!r} is not set; set FLEETFLOW_SECRET_{name} where the worker starts (`fleetflow down`, then `fleetflow up -d`)"
+            f"secret {name!r} is not set; make a Prefect Secret block of that name, or set FLEETFLOW_SECRET_{name} where the worker starts"
+            " (`fleetflow down`, then `fleetflow up -d`)"
         )
 
 

@@ -9,11 +9,12 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.errors import TransitionError, UnavailableError
+from models.masking import Mask
 from models.output import Capture
 from models.records import Claim, Entry, Finished, Outcome, Printed, Started
 from models.states import ExecutionState
@@ -43,9 +44,9 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
-    def record(self, claim: Claim) -> "Recording":
-        """The sink of one attempt."""
-        return Recording(self, claim, self._output_limit)
+    def record(self, claim: Claim, secrets: Iterable[str] = ()) -> "Recording":
+        """The sink of one attempt; the `secrets` are masked in all that it takes."""
+        return Recording(self, claim, self._output_limit, tuple(secrets))
 
     async def put(self, entry: Entry) -> bool:
         """Write an entry; returns once it is committed. False: somebody else had moved the row, nothing was written."""
@@ -137,8 +138,10 @@ def _resolve(pairs: list[tuple[asyncio.Future[bool], bool | Exception]]) -> None
 class Recording:
     """Takes what happens to one attempt; the sink of the executors."""
 
-    def __init__(self, recorder: Recorder, claim: Claim, output_limit: int) -> None:
+    def __init__(self, recorder: Recorder, claim: Claim, output_limit: int, secrets: Sequence[str] = ()) -> None:
         self._recorder = recorder
+        self._masks = {stream: Mask(secrets) for stream in Stream} if secrets else {}
+        self._masking = threading.Lock()
         self._claim = claim
         self._capture = Capture(output_limit, claim.offsets or {})
         self._state = ExecutionState.QUEUED if claim.offsets is None else ExecutionState.RUNNING
@@ -151,7 +154,14 @@ class Recording:
 
     def output(self, stream: Stream, data: bytes) -> None:
         """Take a chunk of output. Any thread."""
-        if self._capture.add(stream, data):
+        if not self._masks:
+            self._add(stream, data)
+            return
+        with self._masking:
+            self._add(stream, self._masks[stream].feed(data))
+
+    def _add(self, stream: Stream, data: bytes) -> None:
+        if data and self._capture.add(stream, data):
             self._recorder.has_output(self._claim, self._capture)
 
     def left_out(self, stream: Stream, size: int) -> None:
@@ -164,8 +174,17 @@ class Recording:
 
     def ended(self, outcome: Outcome) -> Finished:
         """What is to be written of the end, with the rest of the output."""
+        with self._masking:
+            for stream, mask in self._masks.items():
+                self._add(stream, mask.end())
         pieces, cut = self._capture.finish()
-        return Finished(self._claim, time.time(), self._state, outcome, pieces, cut)
+        return Finished(self._claim, time.time(), self._state, self.masked(outcome), pieces, cut)
+
+    def masked(self, outcome: Outcome) -> Outcome:
+        """An outcome whose error shows no secret either."""
+        if not self._masks or outcome.error is None:
+            return outcome
+        return replace(outcome, error=self._masks[Stream.STDOUT].text(outcome.error))
 
     def last_lines(self, lines: int = 5) -> list[str]:
         """The end of stderr, or of stdout when stderr is empty: what explains a failure."""

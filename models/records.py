@@ -116,6 +116,29 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What somebody decided about a task; `who` is None where nobody answered, and `why` says what happened instead."""
+
+    approved: bool
+    who: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Approval:
+    """A question that a task put to people, as stored, with its answer when there is one."""
+
+    id: int
+    task_id: int
+    question: str
+    asked_at: float
+    answered_at: float | None
+    approved: bool | None
+    who: str | None
+    why: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """An execution that this process has taken, with the new attempt at it."""
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from models.errors import SettingsError
@@ -19,6 +20,17 @@ _NOT_SETTINGS = ("FLEETFLOW_HOME", "FLEETFLOW_SECRET_", "FLEETFLOW_ATTEMPT")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise PydanticCustomError("pattern", "is not a regular expression: {reason}", {"reason": str(error)}) from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 def find_home() -> Path:
@@ -37,6 +49,15 @@ class Settings(BaseSettings):
     prefect_api_auth: SecretStr | None = Field(default=None, description="auth string `user:password` of that Prefect API")
     work_pool: str = Field(default="fleetflow", description="Prefect work pool that the worker serves")
     ui_port: Port = Field(default=4200, description="port of the local stack's Prefect API and UI on 127.0.0.1")
+
+    approve_hosts: int | None = Field(
+        default=None, ge=0, description="hosts above which a task waits for somebody's approval; default: none"
+    )
+    approve_pattern: Pattern | None = Field(
+        default=None, description="regular expression; a task whose command it finds something in waits for approval; default: none"
+    )
+    approval_timeout: Seconds = Field(default=3600, description="seconds after which a task that nobody approved is canceled")
+    confirm_hosts: int = Field(default=100, ge=0, description="hosts above which `fleetflow run` asks on a terminal to type their number")
 
     forks: int = Field(default=100, ge=1, description="hosts of a task that run at the same time")
     host_limit: int = Field(default=4, ge=1, description="commands that run on a host at the same time, of all tasks and workers")

@@ -1,7 +1,8 @@
 """The one object that owns all SQL: it opens tasks, moves executions and answers questions.
 
 Synchronous. The recorder's thread writes what runs report; everything else comes from threads of its callers. SQL is in
-four rooms: journal (what runs report), sweep (moves of many rows at once), reading (questions), workers (who lives).
+rooms: journal (what runs report), sweep (moves of many rows at once), reading (questions), workers (who lives), approvals (people's
+answers), adoption (what a dead worker had running).
 """
 
 import time
@@ -14,10 +15,24 @@ from sqlalchemy import Connection, Engine, bindparam, func, insert, select, upda
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models import adoption, database, journal, reading, sweep, workers
+from models import adoption, approvals, database, journal, reading, secrets, sweep, workers
 from models.errors import LeaseLostError, UnavailableError
 from models.policy import USUAL
-from models.records import WORKER_STOPPED, Claim, Entry, Execution, Finished, OpenTask, Outcome, Piece, Task, TaskLine, TaskSpec
+from models.records import (
+    WORKER_STOPPED,
+    Approval,
+    Claim,
+    Decision,
+    Entry,
+    Execution,
+    Finished,
+    OpenTask,
+    Outcome,
+    Piece,
+    Task,
+    TaskLine,
+    TaskSpec,
+)
 from models.rows import Row, row
 from models.states import ExecutionState, sources
 from models.tables import AttemptRow, ExecutionRow, StackRow, TaskRow
@@ -87,7 +102,7 @@ class Store:
         now = time.time()
         with self._writing() as connection:
             task = reading.task(connection, task_id)
-            adopted = adoption.adopt(connection, task_id, owner) if task.command.on_disconnect is not OnDisconnect.END else []
+            adopted = _adopt(connection, task, owner) if task.command.on_disconnect is not OnDisconnect.END else []
             if task.counts[ExecutionState.RUNNING] and not adopted:
                 sweep.move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, "the flow run that followed it ended", now)
             claims = _claim(connection, task_id, owner, now)
@@ -185,6 +200,28 @@ class Store:
         with self._engine.connect() as connection:
             return reading.running(connection, task_id)
 
+    # Approvals
+
+    def ask(self, task_id: int, question: str) -> int:
+        """Write down that a task waits for somebody's answer; returns the question's number."""
+        with self._writing() as connection:
+            return approvals.ask(connection, task_id, question)
+
+    def answer(self, approval_id: int, decision: Decision) -> None:
+        """Write down how a question was answered, unless it has an answer."""
+        with self._writing() as connection:
+            approvals.answer(connection, approval_id, decision)
+
+    def approvals(self, task_id: int) -> list[Approval]:
+        """What a task has asked, the oldest first."""
+        with self._engine.connect() as connection:
+            return approvals.of_task(connection, task_id)
+
+    def open_approval(self, task_id: int) -> Approval | None:
+        """What a task is waiting for somebody to answer."""
+        with self._engine.connect() as connection:
+            return approvals.open_of_task(connection, task_id)
+
     # What runs report
 
     def write(self, entries: Sequence[Entry]) -> list[bool]:
@@ -266,6 +303,12 @@ class Store:
         """Count the executions of a task by state from the rows themselves."""
         with self._engine.connect() as connection:
             return reading.recount(connection, task_id)
+
+
+def _adopt(connection: Connection, task: Task, owner: str) -> list[Claim]:
+    # Where a secret was masked, what is stored is not as long as what the host has.
+    anew = bool(secrets.names(task.command.env))
+    return adoption.adopt(connection, task.id, owner, anew=anew)
 
 
 def _canceled_by(task: Task | OpenTask) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 
 from sqlalchemy import Connection, Update, bindparam, case, func, select, update
 
-from models import reading
+from models import approvals, reading
 from models.states import TASK_MOVES, ExecutionState, TaskState, check_move
 from models.tables import AttemptRow, ExecutionRow, TaskRow
 
@@ -47,13 +47,15 @@ def end_task(
         move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, lost, now)
         counts = reading.recount(connection, task_id)
     unclaimed = connection.scalar(_STATE, {"task": task_id}) == TaskState.PENDING  # which nothing can have failed
+    approvals.end(connection, task_id, reason or "the task ended", now)
     _move_task(connection, _END, task_id, _verdict(counts, canceled=canceled or unclaimed), counts, why=reason, now=now)
 
 
 def _verdict(counts: dict[ExecutionState, int], *, canceled: bool) -> TaskState:
     if sum(counts.values()) == counts[ExecutionState.SUCCEEDED]:
         return TaskState.SUCCEEDED
-    return TaskState.CANCELED if canceled else TaskState.FAILED
+    nothing_ran = sum(counts.values()) == counts[ExecutionState.CANCELED]  # as of a task that its worker's death found waiting
+    return TaskState.CANCELED if canceled or nothing_ran else TaskState.FAILED
 
 
 _STATE = select(TaskRow.state).where(TaskRow.id == bindparam("task"))

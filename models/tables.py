@@ -5,7 +5,20 @@ Times are seconds since the epoch (UTC), so that they sort, subtract and compare
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, Uuid, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.states import ExecutionState, TaskState
@@ -157,6 +170,26 @@ class AttemptRow(Base):
     stderr_cut: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
     __table_args__ = (UniqueConstraint("execution_id", "number"), _one_of("state", ExecutionState))
+
+
+class ApprovalRow(Base):
+    """A question that a task put to people, and the answer; `who` is empty where nobody answered."""
+
+    __tablename__ = "approval"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id", ondelete="CASCADE"))
+    question: Mapped[str]
+    asked_at: Mapped[float] = mapped_column(Float)
+    answered_at: Mapped[float | None] = mapped_column(Float)
+    approved: Mapped[bool | None] = mapped_column(Boolean)
+    who: Mapped[str | None]
+    why: Mapped[str | None]
+
+    __table_args__ = (
+        CheckConstraint("(answered_at IS NULL) = (approved IS NULL)", name="answered_has_answer"),
+        Index("ix_approval_task_id", "task_id"),
+    )
 
 
 class OutputRow(Base):

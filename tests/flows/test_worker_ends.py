@@ -23,6 +23,8 @@ from tests.until import until
 @pytest.fixture
 def doomed(prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
     """A worker that the test ends."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "fleetflow.toml").write_text("approve_pattern = 'approve-me'\n")
     with run_worker(prefect_server, tmp_path / "home") as running:
         yield running
 
@@ -72,6 +74,8 @@ def test_a_killed_worker_leaves_nothing_that_its_successor_does_not_end(doomed: 
     task = doomed.run_command("sleep 60")
     store = Store.open(f"sqlite:///{doomed.home / 'fleetflow.db'}")
     until(lambda: _states(store, task) == ("running", ["running"]), 20, "the command to run")
+    waits = doomed.begin(command=": approve-me")
+    until(lambda: doomed.flow_run(waits)["state_type"] == "PAUSED", 20, "the question")
     doomed.kill()
     doomed.cancel(cancelling)
     doomed.start()
@@ -80,6 +84,8 @@ def test_a_killed_worker_leaves_nothing_that_its_successor_does_not_end(doomed: 
     assert doomed.end_of(cancelling)["state_type"] == "CANCELLED"
     assert doomed.end_of(task)["state_type"] == "CRASHED"
     assert _states(store, task) == ("failed", ["lost"])
+    assert doomed.end_of(waits)["state_type"] == "CRASHED"
+    assert _states(store, waits) == ("canceled", ["canceled"])
     store.close()
     assert doomed.run("quick")["state_type"] == "COMPLETED"
 

@@ -33,6 +33,8 @@ def test_everything_lives_in_the_home(home: Path) -> None:
         ("forks = \n", "line 1"),
         ("timeout = -1\n", "timeout"),
         ("ssh_host_key = 'no'\n", "strict"),
+        ("approve_pattern = 'rm ['\n", "approve_pattern: is not a regular expression"),
+        ("approve_hosts = -1\n", "approve_hosts"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(home: Path, text: str, word: str) -> None:

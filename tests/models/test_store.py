@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from models import database
 from models.errors import DatabaseVersionError, NotFoundError, UnavailableError
-from models.records import Claim, Finished, Outcome, Piece, Printed, Started, TaskSpec
+from models.records import Claim, Decision, Finished, Outcome, Piece, Printed, Started, TaskSpec
 from models.states import ExecutionState, TaskState
 from models.store import Store
 from models.tables import Base
@@ -299,3 +299,17 @@ def test_a_task_of_the_first_tables_is_kept_by_the_migrations(tmp_path: Path) ->
     assert store.task(7).command == Command(script="uptime")
     assert [execution.host for execution in store.executions(7)] == ["web1"]
     store.close()
+
+
+def test_a_task_that_its_workers_death_found_waiting_ends_canceled_with_its_question(store: Store) -> None:
+    task = store.open_task(spec("web1", "web2"), "machine:home:dead")
+    question = store.ask(task.id, "Run it?")
+    waiting = store.open_approval(task.id)
+    assert waiting is not None
+    assert (waiting.id, waiting.question, waiting.approved) == (question, "Run it?", None)
+    assert store.settle(task.id, "machine:home:dead", [])
+    ended = store.task(task.id)
+    assert (ended.state, ended.reason, ended.counts[ExecutionState.CANCELED]) == (TaskState.CANCELED, "worker stopped", 2)
+    assert store.open_approval(task.id) is None
+    store.answer(question, Decision(approved=True, who="ann"))
+    assert [(approval.approved, approval.who) for approval in store.approvals(task.id)] == [(False, None)], "too late"

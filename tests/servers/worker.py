@@ -31,6 +31,7 @@ class Worker:
     settings: dict[str, str] = field(default_factory=dict)  # more of its environment
     process: "subprocess.Popen[bytes] | None" = None
     _lifeline: int = -1
+    _command: str = ""  # the deployment of run-command in this pool
 
     @property
     def environment(self) -> dict[str, str]:
@@ -117,6 +118,12 @@ class Worker:
     def run_command(self, command: str, target: str = "localhost", **parameters: object) -> str:
         """Start `run-command`; returns the flow run's id."""
         return self.start_deployment("flows.run_command.run_command", {"command": command, "target": target, **parameters})
+
+    def begin(self, **parameters: object) -> str:
+        """Start `run-command` on this worker; returns the flow run's id."""
+        self._command = self._command or self.deploy("flows.run_command.run_command")
+        body = {"parameters": {"target": "localhost"} | parameters, "idempotency_key": uuid.uuid4().hex}
+        return str(self.server.post(f"/deployments/{self._command}/create_flow_run", **body)["id"])
 
     def run(self, flow: str, **parameters: object) -> dict[str, Any]:
         """Run a flow of `tests.flows.tiny` to its end; returns the flow run."""

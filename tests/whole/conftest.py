@@ -16,5 +16,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, sshd: Sshd, secret: str) -> 
     """One stack for all of these tests; a test that ends its worker waits for the next one."""
     home = tmp_path_factory.mktemp("whole") / "home"
     passwords = {"FLEETFLOW_SSH_PASSWORD": f"{secret}-password", "FLEETFLOW_BECOME_PASSWORD": f"{secret}-sudo"}
-    with run_stack(home, sshd, FLEETFLOW_SECRET_CANARY=secret, FLEETFLOW_GRACE="1", **passwords) as stack:
+    with run_stack(
+        home, sshd, FLEETFLOW_SECRET_CANARY=secret, FLEETFLOW_GRACE="1", FLEETFLOW_APPROVE_PATTERN="approve-me", **passwords
+    ) as stack:
         yield stack
