@@ -52,13 +52,13 @@ ff_now() {
   ff_time=${ff_time%.*}
 }
 
-# The folder must be ours alone: whoever can write into it decides what runs.
+# The folder must be ours alone: whoever can write into it decides what runs. Not everybody has a home.
 ff_open() {
   [ -r /proc/self/stat ] && read -r ff_boot </proc/sys/kernel/random/boot_id || ff_refuse proc
-  [ "$HOME" ] || ff_refuse folder
-  ff_folder=$HOME/.fleetflow/spool
+  if [ "$HOME" ] && [ -O "$HOME" ]; then ff_top=$HOME/.fleetflow; else ff_top=/var/tmp/.fleetflow-$(id -u); fi
+  ff_folder=$ff_top/spool
   [ -d "$ff_folder" ] || (umask 077; mkdir -p "$ff_folder") || ff_refuse folder
-  for ff_file in "$HOME/.fleetflow" "$ff_folder"; do
+  for ff_file in "$ff_top" "$ff_folder"; do
     [ -O "$ff_file" ] && ! [ -L "$ff_file" ] || ff_refuse folder
   done
   ff_run=$ff_folder/$ff_id
