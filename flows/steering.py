@@ -17,6 +17,7 @@ from flows.engine import Engine
 from flows.reaper import Reaper
 from models.errors import FleetflowError, LeaseLostError
 from models.owner import Owner
+from models.values import OnDisconnect
 
 if TYPE_CHECKING:  # SQLAlchemy, for which every prefect command would pay
     from models.store import Store
@@ -57,6 +58,7 @@ class Steering:
         self._on_end = on_end
         self._on_free = on_free
         self._unwanted: set[UUID] = set()  # those of which the store has been told
+        self._left: set[UUID] = set()  # to the next worker
         self._runs: dict[UUID, asyncio.Task[None]] = {}
         self._flow_runs: dict[UUID, FlowRun] = {}
 
@@ -147,6 +149,11 @@ class Steering:
 
     async def _stop(self, flow_run_id: UUID) -> None:
         """What becomes of a run that outlives the grace of a worker that stops. The one place that decides it."""
+        task = await asyncio.to_thread(self._store.task_of_flow_run, flow_run_id)
+        if task is not None and task.command.on_disconnect is OnDisconnect.DETACH:
+            log.info("flow run %s goes on in the next worker: its commands run on without us", flow_run_id)
+            self._left.add(flow_run_id)
+            return
         await self._cancel(flow_run_id, "the stop of its worker", "canceled, because the worker was stopped")
 
     async def abandon(self) -> None:
@@ -156,13 +163,14 @@ class Steering:
         await self._ended_within(DRAIN_LIMIT)
 
     async def _ended_within(self, seconds: float) -> bool:
-        if self._runs:
-            await asyncio.wait(self._runs.values(), timeout=seconds)
-        return not self._runs
+        if staying := [run for flow_run_id, run in self._runs.items() if flow_run_id not in self._left]:
+            await asyncio.wait(staying, timeout=seconds)
+        return self._runs.keys() <= self._left
 
     async def _give_up(self) -> None:
-        log.error("%d flow runs did not end when they were cancelled", len(self._runs))
-        ends = [asyncio.create_task(end_run(self._client, run, Crashed(message=STOPPED))) for run in self._runs]
+        stuck = [flow_run_id for flow_run_id in self._runs if flow_run_id not in self._left]
+        log.error("%d flow runs did not end when they were cancelled", len(stuck))
+        ends = [asyncio.create_task(end_run(self._client, flow_run_id, Crashed(message=STOPPED))) for flow_run_id in stuck]
         await asyncio.wait(ends, timeout=_LAST_WORD)
 
 

@@ -79,7 +79,7 @@ def test_task_cancel_ends_a_task_and_says_so(stack: Stack) -> None:
 
 def test_after_kill_9_of_the_worker_nothing_runs_on_and_nothing_shows_running(stack: Stack) -> None:
     word = new_word()
-    run = stack.create_run(command=TREE, target=f"{FLEET},localhost", forks=3, env=[f"WORD={word}"])
+    run = stack.create_run(command=TREE, target=f"{FLEET},localhost", forks=3, env=[f"WORD={word}"], on_disconnect="end")
     _running(stack, word)
     worker = stack.status["worker"]["pid"]
     os.kill(worker, signal.SIGKILL)
