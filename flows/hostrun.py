@@ -151,7 +151,7 @@ class HostRun:
         end = self._recording.ended(outcome)
         following = await asyncio.to_thread(self._terms.store.try_again, end, self._terms.owner)
         self._place.give()
-        await self._let_go(recorded=following is not None)
+        await self._let_go(outcome, recorded=following is not None)
         if following is None:
             return False
         what = f"exit code {outcome.exit_code}" if outcome.error is None else outcome.error
@@ -162,14 +162,16 @@ class HostRun:
 
     async def _finish(self, outcome: Outcome) -> None:
         recorded = await self._recording.finish(outcome)
-        await self._let_go(recorded=recorded)
+        await self._let_go(outcome, recorded=recorded)
         if recorded:
             self._terms.on_end(self._claim.host, outcome, self._recording)
 
-    async def _let_go(self, *, recorded: bool) -> None:
+    async def _let_go(self, outcome: Outcome, *, recorded: bool) -> None:
         """The host of a durable run may forget it once all of it is committed; else it keeps it for whoever has the row now."""
         if self._host is None or self._terms.command.on_disconnect is OnDisconnect.END or not isinstance(self._executor, Recoverable):
             return
+        if not self._recording.has_started or outcome.state is ExecutionState.LOST:
+            return  # the host knows nothing of it, or may still have something to tell
         if recorded:
             await self._executor.ack(self._claim.attempt, self._host)
         else:

@@ -146,6 +146,11 @@ class Recording:
         self._capture = Capture(output_limit, claim.offsets or {})
         self._state = ExecutionState.QUEUED if claim.offsets is None else ExecutionState.RUNNING
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the command may have started."""
+        return self._state is ExecutionState.RUNNING
+
     async def starting(self) -> None:
         """Commit `queued -> running`; raises `TransitionError` when the execution is not ours any more."""
         self._state = ExecutionState.RUNNING  # also when a cancel falls into the commit: it is under way, and the end comes after it

@@ -23,13 +23,12 @@ from models.recorder import Recorder
 from models.records import Claim, TaskSpec
 from models.states import ExecutionState
 from models.store import Store
-from models.values import Command, Host
+from models.values import Command, Host, OnDisconnect
 from tests.servers.sshd import Sshd, run_sshd
 from tests.until import until
 
 THREADS = 20  # of bare paramiko: more buy nothing
 FORKS = 100
-_COMMAND = Command(script="echo hi")
 
 
 def _cpu() -> float:
@@ -40,7 +39,8 @@ def _cpu() -> float:
 class Ours:
     """The executor, the store and the recorder, as a flow uses them."""
 
-    def __init__(self, sshd: Sshd, folder: Path) -> None:
+    def __init__(self, sshd: Sshd, folder: Path, on_disconnect: OnDisconnect = OnDisconnect.END) -> None:
+        self._command = Command(script="echo hi", on_disconnect=on_disconnect)
         url = f"sqlite:///{folder / 'bench.db'}"
         database.upgrade(url)
         self._settings = sshd.settings()
@@ -76,15 +76,17 @@ class Ours:
 
     async def _run(self, ssh: Ssh, recorder: Recorder, hosts: Sequence[Host]) -> float:
         began = time.perf_counter()
-        spec = TaskSpec(name="bench", command=_COMMAND, target="bench", hosts=tuple(host.name for host in hosts))
+        spec = TaskSpec(name="bench", command=self._command, target="bench", hosts=tuple(host.name for host in hosts))
         task = self._store.open_task(spec, "bench")
         slots = asyncio.Semaphore(FORKS)
 
         async def one(host: Host, claim: Claim) -> None:
             recording = recorder.record(claim)
             async with slots:
-                outcome = await carry_out(ssh, claim.attempt, host, _COMMAND, recording, connect_timeout=60)
+                outcome = await carry_out(ssh, claim.attempt, host, self._command, recording, connect_timeout=60)
             assert await recording.finish(outcome)
+            if self._command.on_disconnect is not OnDisconnect.END:
+                await ssh.ack(claim.attempt, host)
 
         await asyncio.gather(*(one(host, claim) for host, claim in zip(hosts, self._store.claim(task.id, "bench"), strict=True)))
         ended = self._store.close_task(task.id)
@@ -168,7 +170,7 @@ def measure(sizes: Sequence[int] = (100, 500), rounds: int = 3) -> list[Row]:
 
 def _one_size(sshd: Sshd, folder: Path, size: int, rounds: int) -> list[Row]:
     hosts = sshd.fleet(size)
-    ours, bare = Ours(sshd, folder), BareParamiko(sshd)
+    ours, lingering, bare = Ours(sshd, folder), Ours(sshd, folder, OnDisconnect.LINGER), BareParamiko(sshd)
     gc.freeze()  # as the worker does at its start; all sides gain
 
     def rested(run: Callable[[], float]) -> Callable[[], float]:
@@ -180,14 +182,16 @@ def _one_size(sshd: Sshd, folder: Path, size: int, rounds: int) -> list[Row]:
 
         return after_rest
 
-    cold, theirs, asyncssh, warm, theirs_warm = in_turn(
+    cold, theirs, asyncssh, warm, theirs_warm, durable = in_turn(
         rounds,
         rested(lambda: ours.cold(hosts)),
         rested(lambda: bare.cold(hosts)),
         rested(lambda: _bare_asyncssh(sshd, hosts)),
         rested(lambda: ours.warm(hosts)),
         rested(lambda: bare.warm(hosts)),
+        rested(lambda: lingering.warm(hosts)),
     )
+    lingering.close()
     ours.close()
     better, peer = max((theirs, "bare paramiko"), (asyncssh, "bare asyncssh"), key=lambda figures: sum(figures[0]))
     return [
@@ -205,6 +209,7 @@ def _one_size(sshd: Sshd, folder: Path, size: int, rounds: int) -> list[Row]:
             lambda _, quotient: quotient >= 0.4,
         ),
         compare("  the same", "hosts/s", warm, f"{peer}, cold", better, "3 times it", lambda _, quotient: quotient >= 3),
+        compare("  durable runs", "hosts/s", durable, "the lifeline", warm, "said, not judged", lambda *_: True),
     ]
 
 
