@@ -318,7 +318,10 @@ def _canceled_by(task: Task | OpenTask) -> str:
 def _insert_tasks(connection: Connection, specs: Sequence[TaskSpec], owner: str | None) -> list[int]:
     now = time.time()
     ids = _allocate(connection, TaskRow.id, len(specs))
-    connection.execute(insert(TaskRow), [_task_values(task_id, spec, owner, now) for task_id, spec in zip(ids, specs, strict=True)])
+    rows = [_task_values(task_id, spec, owner, now) for task_id, spec in zip(ids, specs, strict=True)]
+    if any(spec.policy is not USUAL or spec.options or spec.retry_of for spec in specs):  # three columns cost a bulk a tenth
+        rows = [row | _policy_values(spec) for row, spec in zip(rows, specs, strict=True)]
+    connection.execute(insert(TaskRow), rows)
     if any(spec.policy.waves for spec in specs):
         executions = [row for task_id, spec in zip(ids, specs, strict=True) for row in _rows_in_waves(task_id, spec)]
     else:
@@ -420,7 +423,8 @@ def _task_values(task_id: int, spec: TaskSpec, owner: str | None, now: float) ->
         "hosts": len(spec.hosts),
         "pending": len(spec.hosts),
         "created_at": now,
-        "policy": spec.policy.as_dict() if spec.policy is not USUAL else None,
-        "options": dict(spec.options) or None,
-        "retry_of": spec.retry_of,
     }
+
+
+def _policy_values(spec: TaskSpec) -> dict[str, object]:
+    return {"policy": spec.policy.as_dict() or None, "options": dict(spec.options) or None, "retry_of": spec.retry_of}

@@ -64,6 +64,10 @@ def test_a_wrong_target(home: Path, target: str, code: int, word: str) -> None:
         (["--stdin", "/no/such/file"], "/no/such/file"),
         (["--become", "--become-password", "hunter2"], "secret:NAME"),
         (["--script", "/dev/null"], "script is empty"),
+        (["--waves", "10%,5%"], "write ones that grow"),
+        (["--max-failures", "many"], "write 5 (hosts) or 5%"),
+        (["--pick", "0"], "pick 0"),
+        (["--deadline", "0"], "deadline 0"),
     ],
 )
 def test_a_wrong_option(home: Path, arguments: list[str], word: str) -> None:

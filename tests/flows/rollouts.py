@@ -99,17 +99,24 @@ def names(number: int) -> tuple[str, ...]:
     return tuple(f"h{place}" for place in range(number))
 
 
+def open_task(context: Context, policy: Policy, hosts: Sequence[str], *, timeout: float | None = None) -> Task:
+    command = Command(script="true", timeout=timeout)
+    spec = TaskSpec(name="test", command=command, target="t", hosts=policy.choose(hosts), policy=policy)
+    return context.store.open_task(spec, str(context.owner))
+
+
 async def play(
     context: Context, policy: Policy, hosts: Sequence[str], *, timeout: float | None = None, between: BetweenWaves | None = None
 ) -> Task:
-    """Run a task over hosts to its end, as `perform` does."""
-    command = Command(script="true", timeout=timeout)
-    request = Request(
-        name="test", command=command, target="t", hosts=tuple(Host(name=name) for name in hosts), connect_timeout=5, policy=policy
-    )
-    store = context.store
-    spec = TaskSpec(name="test", command=command, target="t", hosts=policy.choose(hosts), policy=policy)
-    task = store.open_task(spec, str(context.owner))
+    """Run a task over hosts to its end."""
+    return await resume(context, open_task(context, policy, hosts, timeout=timeout), between)
+
+
+async def resume(context: Context, task: Task, between: BetweenWaves | None = None) -> Task:
+    """Run what has never started of a task, as `perform` does."""
+    store, policy = context.store, task.policy
+    hosts = tuple(Host(name=execution.host) for execution in store.executions(task.id))
+    request = Request(name="test", command=task.command, target="t", hosts=hosts, connect_timeout=5, policy=policy)
     claims = store.claim(task.id, str(context.owner))
     ends_at = None if policy.deadline is None else asyncio.get_running_loop().time() + policy.deadline
     brake = Brake(policy, store.task(task.id).counts, ends_at=ends_at)

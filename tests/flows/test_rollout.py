@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from models.policy import Policy, read_policy
 from models.records import Execution, Task
 from models.states import ExecutionState, TaskState
 from models.store import Store
-from tests.flows.rollouts import Act, Stage, names, open_context, play
+from tests.flows.rollouts import Act, Stage, names, open_context, open_task, play, resume
 
 S = ExecutionState
 FAILS = Act(S.FAILED)
@@ -59,6 +59,18 @@ def by_host(context: Context, task: Task) -> dict[str, Execution]:
     return {execution.host: execution for execution in context.store.executions(task.id)}
 
 
+async def _until(condition: Callable[[], bool], running: "asyncio.Future[Task]") -> None:
+    """Wait until it holds; what runs is ended if it does not, for nobody else would."""
+    try:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        running.cancel()
+        await asyncio.wait([running])
+        raise
+
+
 # Waves
 
 
@@ -92,9 +104,7 @@ async def test_a_pause_between_waves_passes_and_can_be_canceled(context: Context
     await play(context, read_policy(waves="1", wave_pause=0.2), names(2))
     assert loop.time() - began >= 0.2
     running = asyncio.ensure_future(play(context, read_policy(waves="1", wave_pause=600), names(2)))
-    async with asyncio.timeout(10):
-        while len(stage.started()) < 3:
-            await asyncio.sleep(0.01)
+    await _until(lambda: len(stage.started()) == 3, running)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -145,25 +155,13 @@ async def test_what_runs_when_the_limit_is_passed_runs_to_its_end(context: Conte
 
 
 async def test_a_resumed_task_counts_what_failed_before(context: Context, stage: Stage) -> None:
-    from tests.flows.rollouts import Command, Host, Request, TaskSpec  # the parts of `play`, with a stop in the middle
-
     policy = read_policy(max_failures="0")
-    spec = TaskSpec(name="test", command=Command(script="true"), target="t", hosts=names(3), policy=policy)
-    task = context.store.open_task(spec, "machine:home:one")
-    first, *_ = context.store.claim(task.id, "machine:home:one")
-    recording = context.recorder.record(first)
-    await recording.starting()
+    task = open_task(context, policy, names(3))
+    first, *_ = context.store.claim(task.id, str(context.owner))
+    await context.recorder.record(first).starting()
     context.store.close_task(task.id, reason="worker stopped")
-    from flows.brake import Brake
-    from flows.rollout import Rollout, roll_out
-    from tests.flows.rollouts import _all_at_once
-
-    claims = context.store.claim(task.id, "machine:home:two")
-    brake = Brake(policy, context.store.task(task.id).counts)
-    hosts = tuple(Host(name=name) for name in names(3))
-    request = Request(name="test", command=spec.command, target="t", hosts=hosts, connect_timeout=5, policy=policy)
-    await roll_out(Rollout(context, request, brake, on_end=lambda *_: None), claims, _all_at_once)
-    assert brake.reason == "1 of 3 hosts failed, and none was allowed to"
+    again = await resume(context, task)
+    assert (again.state, again.reason) == (TaskState.FAILED, "1 of 3 hosts failed, and none was allowed to")
     assert stage.started() == []
 
 
@@ -195,11 +193,8 @@ async def test_what_may_have_run_is_never_tried_again(context: Context, stage: S
 async def test_a_host_that_waits_for_its_next_try_is_queued_and_takes_no_fork(context: Context, stage: Stage) -> None:
     stage.acts = {"h0": [FAILS, Act()]}
     running = asyncio.ensure_future(play(context, read_policy(retries=1, retry_delay=600, forks=1), names(3)))
-    async with asyncio.timeout(10):
-        while not any(line.succeeded == 2 for line in context.store.tasks()):
-            await asyncio.sleep(0.01)
+    await _until(lambda: any(line.succeeded == 2 and line.queued == 1 for line in context.store.tasks(1)), running)
     task = context.store.task(1)
-    assert task.counts[S.QUEUED] == 1
     assert by_host(context, task)["h0"].started_at is None
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -249,8 +244,8 @@ async def test_a_deadline_ends_the_wait_for_somebody_s_word(context: Context) ->
 async def test_a_host_runs_no_more_than_its_limit_over_all_tasks(store: Store) -> None:
     stage = Stage({"h0": [Act(after=0.05)]})
     async with open_context(store, stage, host_limit=2) as context:
-        tasks = await asyncio.gather(*(play(context, Policy(), ["h0", f"own{number}"]) for number in range(6)))
-        assert {task.state for task in tasks} == {TaskState.SUCCEEDED}
+        tasks = [asyncio.ensure_future(play(context, Policy(), ["h0", f"own{number}"])) for number in range(6)]
+        assert {(await task).state for task in tasks} == {TaskState.SUCCEEDED}
     count = running = 0
     for what, host in stage.log:
         if host == "h0":
@@ -279,9 +274,7 @@ async def test_a_host_that_is_busy_keeps_no_fork_from_others_and_loses_no_time_t
     stage = Stage({"busy": [Act(after=0.4)]})
     async with open_context(store, stage, host_limit=1) as context:
         holding = asyncio.ensure_future(play(context, Policy(), ["busy"]))
-        async with asyncio.timeout(10):
-            while not stage.running:
-                await asyncio.sleep(0.01)
+        await _until(lambda: bool(stage.running), holding)
         task = await play(context, Policy(forks=1), ["busy", "h1", "h2"])
         await holding
     assert task.state is TaskState.SUCCEEDED
