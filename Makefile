@@ -40,9 +40,10 @@ profile: setup
 	.venv/bin/memray flamegraph --force --output "build/$(NAME).html" "build/$(NAME).bin"
 	.venv/bin/memray summary "build/$(NAME).bin" | head -20
 
-# Twenty tasks at once on a hundred hosts, ROUNDS times.
+# The tests marked slow, and twenty tasks at once on a hundred hosts, ROUNDS times.
 soak: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
+	.venv/bin/pytest -n0 -m slow
 	PYTHONPATH=. .venv/bin/python profiling/soak_tasks.py --rounds "$(or $(ROUNDS),5)"
 
 setup: .venv/.ready

@@ -18,6 +18,8 @@ from tests.servers.worker import Worker, run_worker
 from tests.stacks import marked, new_word
 from tests.until import until
 
+pytestmark = pytest.mark.slow
+
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 
 

@@ -46,6 +46,7 @@ def _ended(worker: Worker, deployment: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_of_scheduled_runs_that_have_piled_up_only_the_newest_runs(worker: Worker) -> None:
     _pause(worker, True)
     with _scheduled(worker, 1) as deployment:

@@ -162,6 +162,7 @@ def test_prefects_own_command_starts_a_further_worker_of_the_same_home(prefect_s
             by_hand.wait()
 
 
+@pytest.mark.slow
 def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(prefect_server: PrefectServer, tmp_path: Path) -> None:
     """Another worker on the same database has ended what it ran, and says so; it ends its commands, and itself."""
     database = {"FLEETFLOW_DATABASE_URL": f"sqlite:///{tmp_path / 'shared.db'}", "FLEETFLOW_LEASE": "2"}

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.burst import Burst
 from tests.stacks import Stack
 from tests.until import until
+
+pytestmark = pytest.mark.slow
 
 
 def test_twenty_tasks_at_once_lose_nothing_and_create_nothing_twice(stack: Stack, tmp_path: Path) -> None:
