@@ -118,13 +118,13 @@ class Policy:
             pause = f" with {self.wave_pause:g} s between them" if self.wave_pause else ""
             yield f"waves {_joined(self.waves)}{pause}"
         if self.max_failures is not None:
-            yield f"at most {self.max_failures} failures" + (", unreachable hosts aside" if self.ignore_unreachable else "")
+            yield f"max failures {self.max_failures}" + (", unreachable hosts aside" if self.ignore_unreachable else "")
         if self.retries:
-            yield f"{self.retries} retries after {self.retry_delay:g} s"
+            yield f"retries {self.retries} after {self.retry_delay:g} s"
         if self.deadline is not None:
             yield f"deadline {self.deadline:g} s"
         if self.pick is not None:
-            yield f"{self.pick} picked"
+            yield f"pick {self.pick}"
         if self.order is Order.SHUFFLED:
             yield "shuffled"
         yield f"forks {self.forks}"

@@ -32,7 +32,7 @@ def test_a_rollout_stops_at_its_limit_and_what_is_left_is_retried(stack: Stack) 
     assert reason in stack.ended(task.flow_run_id)["state"]["message"]
 
     shown = stack("task", "show", str(task.id), "--attempts").stdout
-    assert "waves 1,25%,80%, at most 0 failures, 1 retries after 0.2 s, forks 1" in shown
+    assert "waves 1,25%,80%, max failures 0, retries 1 after 0.2 s, forks 1" in shown
     tries = [line.split()[:4] for line in shown.splitlines() if "127.8.0.2 " in line]
     assert tries == [["try", "1", "failed", "127.8.0.2"], ["try", "2", "succeeded", "127.8.0.2"]]
     assert stack("task", "output", str(task.id), "-H", "127.8.0.2").stdout == "127.8.0.2: fine b c\n"
