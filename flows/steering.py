@@ -157,8 +157,12 @@ class Steering:
         await self._cancel(flow_run_id, "the stop of its worker", "canceled, because the worker was stopped")
 
     async def abandon(self) -> None:
-        """End the commands of all runs, and tell nobody: others have ended these runs for us."""
+        """End the commands of all runs, and tell nobody: others have ended these runs for us, or follow their durable commands."""
         for flow_run_id in list(self._runs):
+            task = await asyncio.to_thread(self._store.task_of_flow_run, flow_run_id)
+            if task is not None and task.command.on_disconnect is not OnDisconnect.END:
+                self._left.add(flow_run_id)
+                continue
             self._engine.cancel(flow_run_id, "its worker was taken for dead")
         await self._ended_within(DRAIN_LIMIT)
 

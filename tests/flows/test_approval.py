@@ -113,7 +113,7 @@ def test_a_cancel_ends_a_task_that_waits(careful: Worker, store: Store) -> None:
     _paused(careful, run)
     careful.cancel(run)
     assert careful.end_of(run)["state_type"] == "CANCELLED"
-    assert _states(store, run) == ("canceled", "canceled", {"canceled"})
+    assert _states(store, run) == ("canceled", "canceled by Prefect", {"canceled"})
     answer = _answer(store, run)
     assert (answer.approved, answer.who, answer.why) == (False, None, "canceled")
 

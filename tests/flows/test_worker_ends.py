@@ -71,7 +71,7 @@ def test_a_second_signal_ends_the_worker_at_once_and_its_successor_ends_the_run(
 
 def test_a_killed_worker_leaves_nothing_that_its_successor_does_not_end(doomed: Worker, tmp_path: Path) -> None:
     runs_on, cancelling = _begin(doomed, "wait_for", tmp_path / "a"), _begin(doomed, "wait_for", tmp_path / "b")
-    task = doomed.run_command("sleep 60")
+    task = doomed.run_command("sleep 60", on_disconnect="end")
     store = Store.open(f"sqlite:///{doomed.home / 'fleetflow.db'}")
     until(lambda: _states(store, task) == ("running", ["running"]), 20, "the command to run")
     waits = doomed.begin(command=": approve-me")
@@ -171,7 +171,7 @@ def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(pref
         other = Worker(prefect_server, tmp_path / "other", pool=sleeper.pool, settings=database)
         other.home.mkdir()
         other.process = other.spawn()
-        runs_on = sleeper.run_command("echo begun; sleep 60", env=[f"WORD={word}"])
+        runs_on = sleeper.run_command("echo begun; sleep 60", env=[f"WORD={word}"], on_disconnect="end")
         store = Store.open(sleeper.database)
         until(lambda: _states(store, runs_on) == ("running", ["running"]), 30, "the command to run")
         until(lambda: other.is_ready(other.process), 60)  # type: ignore[arg-type]  # it was spawned

@@ -132,7 +132,7 @@ def test_a_retried_flow_run_goes_on_with_its_task_and_runs_only_what_never_start
 
 def test_a_run_does_not_wait_for_a_stack_that_has_ended(stack: Stack) -> None:
     word = new_word()
-    process = stack.start("run", "sleep 300", "-t", "127.4.0.1,localhost", "--env", f"WORD={word}")
+    process = stack.start("run", "sleep 300", "-t", "127.4.0.1,localhost", "--env", f"WORD={word}", "--on-disconnect", "end")
     until(lambda: len(marked(word)) >= 2, 30)
     status = stack.status
     os.kill(status["processes"]["supervisor"], signal.SIGKILL)
