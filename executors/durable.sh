@@ -47,6 +47,16 @@ ff_make() {
   return "$ff_made"
 }
 
+# Room for a line that is still to come, which a disk that has become full would not take.
+ff_reserve() {
+  printf '%24s' '' >"$ff_run.$1"
+}
+
+# Writes that line, unless it is there.
+ff_fill_in() {
+  ff_get "$1" || printf '%s\n' "$2" 1<>"$ff_run.$1"
+}
+
 ff_now() {
   read -r ff_time ff_line </proc/uptime
   ff_time=${ff_time%.*}
@@ -121,7 +131,7 @@ ff_main() {
 
 # Nothing has started, so nothing need be remembered.
 ff_give_back() {
-  rm -f "$ff_run.claim" "$ff_run.out" "$ff_run.err"
+  rm -f "$ff_run.claim" "$ff_run.out" "$ff_run.err" "$ff_run.rc" "$ff_run.why"
   [ -z "$1" ] || ff_refuse "$1"
   exit 1
 }
@@ -133,7 +143,7 @@ ff_start() {
     ! [ -s "$ff_run.claim" ] || ff_refuse taken
     ff_give_back folder
   fi
-  : >"$ff_run.out" && : >"$ff_run.err" || ff_give_back folder
+  : >"$ff_run.out" && : >"$ff_run.err" && ff_reserve rc && ff_reserve why || ff_give_back folder
   ff_prepare
   exec 5>>"$ff_run.out" 8>>"$ff_run.err"
   ff_say ready
@@ -152,7 +162,7 @@ ff_start() {
   ff_run
   ff_code=$?
   ff_on_signals ''
-  printf 'exit %s\n' "$ff_code" >"$ff_run.rc"
+  ff_fill_in rc "exit $ff_code"
   kill -PROF "$ff_job"
   wait "$ff_job"
   exit "$ff_code"
@@ -179,8 +189,8 @@ ff_do_attach() {
   case $ff_state in running | ending | exit* | ended*) ;; *) return ;; esac
   exec 8<"$ff_run.out" 9<"$ff_run.err"
   ff_at_out=$ff_from_out ff_at_err=$ff_from_err
-  ff_rejoin out "$ff_from_out" <&8 && ff_at_out=$ff_first
-  ff_rejoin err "$ff_from_err" <&9 >&4 && ff_at_err=$ff_first
+  ff_rejoin out "$ff_from_out" && ff_at_out=$ff_first
+  ff_rejoin err "$ff_from_err" >&4 && ff_at_err=$ff_first
   ff_follow
 }
 
@@ -189,7 +199,7 @@ ff_rejoin() {
   ff_get "cut.$1" && [ "$2" -lt "$ff_first" ] || return 1
   if [ "$2" -lt "$ff_rest" ]; then
     ff_say_at "$2"
-    tail -c "+$(($2 + 1))" | head -c $((ff_rest - $2))
+    tail -c "+$(($2 + 1))" <"$ff_run.$1" | head -c $((ff_rest - $2))
   fi
 }
 
@@ -228,7 +238,7 @@ ff_follow() {
   read -r ff_watcher ff_line </proc/self/stat
   trap 'ff_woken=1' PROF
   trap 'ff_heard=1' URG
-  : >"$ff_words"
+  echo >"$ff_words" # not empty: what is appended then finds room on a full disk
   echo 0 >"$ff_run.beat.$$"
   ff_hear <&3 3<&- 4>&- 8<&- 9<&- >/dev/null &
   ff_reader=$!
@@ -258,6 +268,7 @@ ff_is_over() {
     ff_forget
     return 0
   fi
+  [ "$ff_state" != acked ] || return 0 # by another session
   if [ "$ff_group" = $$ ]; then
     case $ff_state in running | ending) return 1 ;; esac
   fi
@@ -276,6 +287,8 @@ ff_nap() {
     0) [ "$ff_woken" ] || ff_ticks=$((ff_ticks + 1)) ff_ticked=1 ff_sleep= ;;
     1 | 2) ff_pause=1 ff_sleep= ;;
     127 | 137) ff_sleep= ;;
+    # bash forgets that a child has ended when a signal comes just then, and would wait for it for ever.
+    *) ff_is_alive "$ff_sleep" || ff_ticks=$((ff_ticks + 1)) ff_ticked=1 ff_sleep= ;;
   esac
   ff_woken=
   [ "$ff_ticks" -lt 25 ] || ff_pause=1
@@ -331,7 +344,7 @@ ff_decide() {
       [ -z "$ff_order" ] || ff_carry_out
       ;;
     'lost killed') # nobody can say any more how the command ends
-      ff_make why killed
+      ff_fill_in why killed
       if [ "$ff_group" = $$ ]; then ff_end_all; else ff_kill_marked; fi
       ;;
   esac
@@ -351,7 +364,7 @@ ff_judge() {
 
 ff_carry_out() {
   if [ "$ff_group" = $$ ]; then
-    ff_make why "$ff_order"
+    ff_fill_in why "$ff_order"
     ff_end_all
     ff_look
   else
@@ -365,7 +378,7 @@ ff_pass_on() {
   case $ff_asked in
     1) case $ff_order in timed_out) echo timeout ;; *) echo cancel ;; esac >>"$ff_run.word.$ff_group" ;;
     15)
-      ff_make why "${ff_order:-canceled}"
+      ff_fill_in why "${ff_order:-canceled}"
       ff_end_all
       ;;
   esac
@@ -428,17 +441,19 @@ ff_flush() {
   case $ff_state in
     running | ending)
       if [ -z "$ff_out_flows" ] && [ "$ff_at_out" -o -s "$ff_run.out" ]; then
-        ff_copy_on "$ff_at_out" <&8 &
+        ff_copy_on 8 "$ff_at_out" &
         ff_flush_out=$! ff_at_out=
       fi
       if [ -z "$ff_err_flows" ] && [ "$ff_at_err" -o -s "$ff_run.err" ]; then
-        ff_copy_on "$ff_at_err" <&9 >&4 &
+        ff_copy_on 9 "$ff_at_err" >&4 &
         ff_flush_err=$! ff_at_err=
       fi
       ;;
     *)
       [ -z "$ff_out_flows$ff_err_flows" ] || return 0
-      ff_told=1
+      # However long it has been silent there, the last words have their time.
+      ff_now
+      ff_told=1 ff_since=$ff_time
       ff_flush_last &
       ff_flush_end=$!
       ;;
@@ -446,24 +461,25 @@ ff_flush() {
 }
 
 ff_flush_last() {
-  [ -z "$ff_at_out" ] && ! [ -s "$ff_run.out" ] || ff_copy "$ff_at_out" <&8
-  [ -z "$ff_at_err" ] && ! [ -s "$ff_run.err" ] || ff_copy "$ff_at_err" <&9 >&4
+  [ -z "$ff_at_out" ] && ! [ -s "$ff_run.out" ] || ff_copy 8 "$ff_at_out"
+  [ -z "$ff_at_err" ] && ! [ -s "$ff_run.err" ] || ff_copy 9 "$ff_at_err" >&4
   ff_say "$ff_state"
 }
 
-# From where the descriptor stands, or from offset $1 on.
+# From where descriptor $1 stands, or from offset $2 on; tail counts from where it stands.
 ff_copy() {
-  if [ "$1" ]; then
-    ff_say_at "$1"
-    tail -c "+$(($1 + 1))"
+  if [ "$2" ]; then
+    read -r ff_line ff_rest <"/proc/self/fdinfo/$1"
+    ff_say_at "$2"
+    tail -c "+$(($2 - ff_rest + 1))" <&"$1"
   else
-    cat
+    cat <&"$1"
   fi
 }
 
 # The end of it may be what the watcher waits for.
 ff_copy_on() {
-  ff_copy "$1"
+  ff_copy "$@"
   kill -PROF "$ff_watcher"
 }
 

@@ -27,6 +27,19 @@ def members(group: int) -> list[int]:
     return [pid for pid in _pids() if _stat(pid)[2:3] == [str(group)] and is_alive(pid)]
 
 
+def children(parent: int) -> list[int]:
+    """The processes that this one has started and that are not zombies."""
+    return [pid for pid in _pids() if _stat(pid)[1:2] == [str(parent)] and is_alive(pid)]
+
+
+def describe(pid: int) -> str:
+    """What a process is, for messages."""
+    with suppress(OSError):
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"{pid} {' '.join(_stat(pid)[:3])} {line[:60]}"
+    return f"{pid} gone"
+
+
 def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 

@@ -35,6 +35,7 @@ class Wrapped:
         environment = ENVIRONMENT | options.pop("environment", {})
         self.session = Session(self.attempt, Command(script=script, **options), env={}, sh=sh, wrapper=wrapper(self.attempt), **timing)
         self.output = dict.fromkeys(Stream, b"")
+        self.gaps: dict[Stream, list[tuple[int, int]]] = {stream: [] for stream in Stream}  # each its place in `output`, and its size
         pipe = subprocess.PIPE
         argv = argv or [sh, *LOCAL_ARGV[1:]]
         self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=group, env=environment)
@@ -66,7 +67,9 @@ class Wrapped:
     def read_until(self, holds: Callable[[], object], seconds: float = 20, *, beat: float | None = None) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
-            assert time.monotonic() < deadline, f"waited {seconds} s in vain; output so far: {self.output}"
+            assert time.monotonic() < deadline, (
+                f"waited {seconds} s in vain; output so far: { {stream: data[-200:] for stream, data in self.output.items()} }"
+            )
             for key, _ in self._selector.select(beat or 0.05):
                 self._read(key)
             if beat:
@@ -82,9 +85,20 @@ class Wrapped:
         data = os.read(key.fd, 65536)
         if not data:
             self._selector.unregister(key.fileobj)
-        self.output[key.data] += self.session.feed(key.data, data)
+        for piece in self.session.pieces(key.data, data):
+            if isinstance(piece, bytes):
+                self.output[key.data] += piece
+            else:
+                self.gaps[key.data].append((len(self.output[key.data]), piece))
         if reply := self.session.reply():
             self.send(reply)
+
+    def vanish(self) -> None:
+        """Be gone as a client is whose connection was reset."""
+        self._selector.close()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with suppress(BrokenPipeError):
+                pipe.close()
 
     def close(self) -> None:
         self._selector.close()

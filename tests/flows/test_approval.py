@@ -115,7 +115,7 @@ def test_a_cancel_ends_a_task_that_waits(careful: Worker, store: Store) -> None:
     assert careful.end_of(run)["state_type"] == "CANCELLED"
     assert _states(store, run) == ("canceled", "canceled by Prefect", {"canceled"})
     answer = _answer(store, run)
-    assert (answer.approved, answer.who, answer.why) == (False, None, "canceled")
+    assert (answer.approved, answer.who, answer.why) == (False, None, "canceled by Prefect")
 
 
 def test_a_task_that_nobody_answers_ends_canceled(careful: Worker, store: Store, left_alone: str) -> None:
