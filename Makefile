@@ -12,7 +12,7 @@ export CMD TARGET
 TEST_PROGRAMS := sshd:openssh-server ssh:openssh-client ssh-agent:openssh-client dropbear:dropbear-bin dash:dash bash:bash \
 	busybox:busybox tcsh:tcsh fish:fish ip:iproute2 ps:procps setsid:util-linux strace:strace sudo:sudo
 
-.PHONY: run test check bench profile soak setup lock clean
+.PHONY: run test check bench chaos profile soak setup lock clean
 
 run: setup
 	@.venv/bin/fleetflow run "$$CMD" --target "$$TARGET"; code=$$?; .venv/bin/fleetflow status; exit $$code
@@ -31,6 +31,11 @@ bench: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r profiling/peers.lock
 	.venv/bin/python profiling/bench.py
+
+# Kills and cuts all that can be, for hours; ARGS="--rounds 10 --points 20 --cut 10" is a short one (--help lists them).
+chaos: setup
+	@sh tests/programs.sh $(TEST_PROGRAMS)
+	.venv/bin/python profiling/chaos.py $(ARGS)
 
 # NAME is one of profiling/profile_NAME.py: tasks, ssh.
 profile: setup

@@ -268,10 +268,11 @@ ff_is_over() {
     ff_forget
     return 0
   fi
-  [ "$ff_state" != acked ] || return 0 # by another session
   if [ "$ff_group" = $$ ]; then
     case $ff_state in running | ending) return 1 ;; esac
   fi
+  # Somebody else has had it forgotten, and the file in which our own reader's words come.
+  [ "$ff_state" != acked ] || ff_is_alive "$ff_flush_end" || return 0
   [ "$ff_mute" ] || { [ "$ff_told" ] && [ $((ff_time - ff_since)) -gt "$ff_beat" ]; }
 }
 

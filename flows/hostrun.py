@@ -111,7 +111,11 @@ class HostRun:
         terms, claim = self._terms, self._claim
         if self._host is None:
             return Outcome(state=ExecutionState.LOST, error="its worker died, and the target does not name it any more")
-        outcome = await take_up(self._executor, claim.attempt, self._host, terms.command, claim.offsets or {}, self._recording)
+        try:
+            async with asyncio.timeout_at(terms.brake.ends_at):
+                outcome = await take_up(self._executor, claim.attempt, self._host, terms.command, claim.offsets or {}, self._recording)
+        except TimeoutError:
+            outcome = Outcome(state=ExecutionState.TIMED_OUT, error=f"timed out at {terms.brake.deadline}")
         if outcome is None:
             return await self._try() if await self._queue_again(_NEVER_STARTED) else None
         if self._is_last(outcome):

@@ -91,8 +91,8 @@ class Spooled:
             raise AssertionError(f"these go on: {[describe(pid) for pid in self.left()]}") from error
 
     def close(self) -> None:
-        for made in self._made:
-            made.close()
+        while self._made:
+            self._made.pop().close()
 
 
 @contextmanager

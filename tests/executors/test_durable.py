@@ -1,6 +1,8 @@
 """What the durable wrapper promises, verb by verb, on each shell."""
 
+import os
 import random
+import signal
 import threading
 import time
 import uuid
@@ -156,8 +158,7 @@ def test_without_main_and_watcher_the_next_one_ends_what_is_left(box: Spooled) -
 
 def test_what_ran_before_a_boot_is_lost(box: Spooled) -> None:
     run = _up(box.start("echo up; sleep 300"))
-    for pid in (watcher_of(run), run.pid):  # first, so that they see no end
-        kill(pid)
+    os.killpg(run.pid, signal.SIGKILL)  # all at once, as a boot does
     run.close()
     claim = box.spool / f"{run.attempt.id}.claim"
     pid, tick, boot = claim.read_text().split()

@@ -47,6 +47,11 @@ class Wrapped:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def is_deaf(self) -> bool:
+        """Whether both streams have come to their end."""
+        return not self._selector.get_map()
+
     def prepare(self) -> "Wrapped":
         with suppress(BrokenPipeError):  # what refuses does not read on
             self.send(self.session.payload)

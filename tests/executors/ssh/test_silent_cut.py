@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from executors.ssh.executor import Ssh
+from models.errors import UnreachableError
+from models.values import Attempt, Command, OnDisconnect, Stream
 from tests.executors.ssh.running import Recorded, runner
 from tests.programs import need
 from tests.servers.sshd import Sshd, end_tree
@@ -27,7 +31,7 @@ def _ip(*arguments: str) -> None:
 
 
 @contextmanager
-def _two_namespaces() -> Iterator[tuple[str, str]]:
+def two_namespaces() -> Iterator[tuple[str, str]]:
     """Two machines, as far as the network goes, with a cable between them."""
     here, there = f"ff-here-{os.getpid()}", f"ff-there-{os.getpid()}"
     try:
@@ -51,7 +55,7 @@ def namespaces() -> Iterator[tuple[str, str]]:
         if os.environ.get("CI"):
             pytest.fail("network namespaces need root")
         pytest.skip("network namespaces need root")
-    with _two_namespaces() as spaces:
+    with two_namespaces() as spaces:
         yield spaces
 
 
@@ -90,6 +94,60 @@ def test_a_silent_cut_ends_the_command_within_beat_timeout_and_grace(sshd: Sshd,
         end_tree(server)
 
 
+COUNT = 40
+COUNTED = b"".join(b"%d\n" % number for number in range(COUNT))
+COUNTING = f"i=0; while [ $i -lt {COUNT} ]; do echo $i; i=$((i+1)); sleep 0.1; done; exit 5"
+
+
+def cut_and_mend(sshd: Sshd, namespaces: tuple[str, str], beat_timeout: float, seconds: float) -> bytes:
+    """A durable run's output and exit code, with a network that is cut for so many seconds in the middle of it."""
+    here, there = namespaces
+    server = subprocess.Popen(
+        [need("ip"), "netns", "exec", there, need("sshd"), "-D", "-f", str(sshd.folder / "sshd_config"), "-o", "PidFile=none"]
+    )
+    module = [sys.executable, "-m", "tests.executors.ssh.test_silent_cut", "", str(sshd.port), str(sshd.folder), str(beat_timeout)]
+    command = [need("ip"), "netns", "exec", here, *module]
+    client = subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, bufsize=0)
+    try:
+        assert client.stdout is not None
+        assert client.stdout.read(2) == b"0\n"
+        _ip("-n", here, "link", "set", "cable0", "down")
+        time.sleep(seconds)  # this is how long it is cut
+        _ip("-n", here, "link", "set", "cable0", "up")
+        return b"0\n" + client.communicate(timeout=seconds + 30)[0]
+    finally:
+        end_tree(client)
+        end_tree(server)
+
+
+def test_output_is_exact_after_a_silent_cut(sshd: Sshd, namespaces: tuple[str, str]) -> None:
+    assert cut_and_mend(sshd, namespaces, 1, 3) == COUNTED + b"exit 5, left out 0\n"
+
+
+class _Printing(Recorded):
+    def output(self, stream: Stream, data: bytes) -> None:
+        super().output(stream, data)
+        if stream is Stream.STDOUT:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+async def _run_durable(port: int, folder: Path, beat_timeout: float) -> None:
+    """What happens in the namespace of the client: a durable run whose output is printed as it comes."""
+    sshd = Sshd(folder, port, None, {}, folder / "id_ed25519")  # type: ignore[arg-type]  # it runs in the other namespace
+    ssh = Ssh(sshd.settings(beat_timeout=beat_timeout, linger=120, grace=GRACE))
+    attempt, host, sink = Attempt(id=uuid.uuid4()), sshd.host(address=THERE), _Printing()
+    command = Command(script=COUNTING, on_disconnect=OnDisconnect.LINGER)
+    while True:
+        with suppress(UnreachableError):  # its sshd may not listen yet
+            ended = await ssh.run(attempt, host, command, sink)
+            break
+        await asyncio.sleep(0.1)
+    await ssh.ack(attempt, host)
+    await ssh.aclose()
+    print(f"exit {getattr(ended, 'exit_code', ended)}, left out {sink.gaps[Stream.STDOUT]}")  # noqa: T201 - for the other namespace
+
+
 async def _run(word: str, port: int, folder: Path) -> None:
     """What happens in the namespace of the client: the executor, as a worker uses it."""
     sshd = Sshd(folder, port, None, {}, folder / "id_ed25519")  # type: ignore[arg-type]  # it runs in the other namespace
@@ -101,4 +159,7 @@ async def _run(word: str, port: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))
+    if sys.argv[1]:
+        asyncio.run(_run(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))
+    else:
+        asyncio.run(_run_durable(int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])))
