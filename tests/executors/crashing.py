@@ -16,7 +16,8 @@ from tests.witness import Witness, of_verdict
 
 # What a wrapper does to the world; each family is one kind.
 CALLS = (
-    "mkdir", "openat", "write", "clone,clone3,fork,vfork", "execve", "unlink,unlinkat", "wait4", "dup2,dup3", "read", "close", "kill", "fcntl"
+    "mkdir", "openat", "write", "clone,clone3,fork,vfork", "execve", "unlink,unlinkat", "wait4", "dup2,dup3", "read", "close", "kill",
+    "fcntl",
 )  # fmt: skip
 _PATIENCE = 1.5  # seconds for a session that may have been killed
 

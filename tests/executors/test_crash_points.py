@@ -9,6 +9,7 @@ POINTS = (("mkdir", 1), ("openat", 9), ("write", 3), ("write", 6), ("clone,clone
           ("execve", 2), ("wait4", 1), ("dup2,dup3", 5), ("dup2,dup3", 12), ("read", 30), ("close", 20))  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", ["dash", "busybox"], indirect=True)
 def test_whatever_is_killed_nothing_starts_twice_and_the_verdict_is_true(box: Spooled) -> None:
     for calls, nth in POINTS:

@@ -17,6 +17,8 @@ from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker
 from tests.until import until
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[2] / "docs" / "prefect.md"
 
 

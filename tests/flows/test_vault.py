@@ -13,6 +13,8 @@ from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker
 from tests.until import until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def worker(careful: Worker) -> Worker:

@@ -120,6 +120,7 @@ def cut_and_mend(sshd: Sshd, namespaces: tuple[str, str], beat_timeout: float, s
         end_tree(server)
 
 
+@pytest.mark.slow
 def test_output_is_exact_after_a_silent_cut(sshd: Sshd, namespaces: tuple[str, str]) -> None:
     assert cut_and_mend(sshd, namespaces, 1, 3) == COUNTED + b"exit 5, left out 0\n"
 
