@@ -10,6 +10,7 @@
 #   .out .err      what the command printed; a hole is punched into what grows too long, and .cut.out, .cut.err say from where to where
 #   .rc            "exit CODE": main saw the end
 #   .why           "canceled", "timed_out", "abandoned", "full", "killed": why it was ended from here
+#                  (both have room for their line from the start: a disk that is full by then would not take it)
 #   .beat.PID      changes with every sign of life of whoever is attached by session PID, and says "gone" at its end
 #   .word.PID      what that one asks for: "cancel", "timeout", "ack", "eof"
 #

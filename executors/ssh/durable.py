@@ -17,7 +17,7 @@ from models.settings import Settings
 from models.states import ExecutionState
 from models.values import Attempt, Command, EndedByHost, Host, OnDisconnect, Result, Stream
 
-_CONFIRM_SECONDS = 2.0  # beyond the grace, for the host to say that the command has ended
+_CONFIRM_SECONDS = 4.0  # beyond the grace, for the host to say that the command has ended, and what it printed last
 _TIMEOUT_SLACK = 5.0  # seconds that the host lets us apply a timeout first
 _PAUSE = 0.2, 5.0  # seconds between tries to reach a host again: at first, and at most
 _SPOOL = 64 * 1024 * 1024  # bytes of each stream that a host keeps at least

@@ -9,6 +9,7 @@ from pathlib import Path
 from executors.durable import ACK, Verb
 from executors.lifeline import GO, LOCAL_ARGV
 from models.values import Stream
+from tests.executors.processes import describe
 from tests.executors.spooled import Spooled
 from tests.executors.wrapped import Wrapped
 from tests.programs import need
@@ -44,8 +45,8 @@ def crash(box: Spooled, calls: str, nth: int) -> tuple[str, list[str]]:
     with suppress(BrokenPipeError):
         asked.send(ACK)
     with suppress(AssertionError):
-        box.nothing_left(_PATIENCE)
-    found += [f"left behind: {pid}" for pid in box.left()]
+        box.nothing_left(15)
+    found += [f"left behind: {describe(pid)}" for pid in box.left()]
     box.close()
     return asked.session.verdict or "", found
 

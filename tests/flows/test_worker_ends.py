@@ -74,7 +74,7 @@ def test_a_killed_worker_leaves_nothing_that_its_successor_does_not_end(doomed: 
     task = doomed.run_command("sleep 60", on_disconnect="end")
     store = Store.open(f"sqlite:///{doomed.home / 'fleetflow.db'}")
     until(lambda: _states(store, task) == ("running", ["running"]), 20, "the command to run")
-    waits = doomed.begin(command=": approve-me")
+    waits = doomed.begin(command=": approve-me", on_disconnect="end")
     until(lambda: doomed.flow_run(waits)["state_type"] == "PAUSED", 20, "the question")
     doomed.kill()
     doomed.cancel(cancelling)
@@ -135,6 +135,7 @@ def test_a_home_with_a_long_path_has_a_socket_too(prefect_server: PrefectServer,
         assert worker.ask({"watch": worker.trigger("quick")}) is not None
 
 
+@pytest.mark.slow
 def test_prefects_own_command_starts_a_further_worker_of_the_same_home(prefect_server: PrefectServer, tmp_path: Path) -> None:
     with run_worker(prefect_server, tmp_path / "home") as worker:
         assert worker.process is not None
