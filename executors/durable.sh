@@ -139,13 +139,13 @@ ff_give_back() {
 
 ff_start() {
   [ -z "$ff_cwd" ] || CDPATH= cd -- "$ff_cwd" >&2 || ff_refuse cwd
+  ff_prepare # before the claim: what it refuses leaves nothing behind
   ff_is_alive $$
   if ! ff_make claim "$$ $ff_born $ff_boot"; then
     ! [ -s "$ff_run.claim" ] || ff_refuse taken
     ff_give_back folder
   fi
   : >"$ff_run.out" && : >"$ff_run.err" && ff_reserve rc && ff_reserve why || ff_give_back folder
-  ff_prepare
   exec 5>>"$ff_run.out" 8>>"$ff_run.err"
   ff_say ready
   ff_await_go || ff_give_back

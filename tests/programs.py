@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -9,8 +10,18 @@ import pytest
 def need(name: str) -> str:
     """The path of a program."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    if found:
-        return found
+    if not found:
+        _do_without(f"{name} is not installed")
+    return found
+
+
+def need_root(why: str) -> None:
+    """Only root can do what the test does."""
+    if os.geteuid() != 0:
+        _do_without(why)
+
+
+def _do_without(what: str) -> NoReturn:
     if os.environ.get("CI"):
-        pytest.fail(f"{name} is not installed")
-    pytest.skip(f"{name} is not installed")
+        pytest.fail(what)
+    pytest.skip(what)

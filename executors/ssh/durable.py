@@ -3,9 +3,9 @@
 import asyncio
 import random
 import uuid
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from executors.durable import CANCEL, Verb, wrapper
 from executors.lifeline import Session
@@ -41,7 +41,17 @@ _ENDS = {
 
 
 @dataclass(frozen=True)
-class Revealed:
+class Shared:
+    """What all durable runs of one executor share."""
+
+    opener: Opener
+    settings: Settings
+    kept: dict[uuid.UUID, Run] = field(default_factory=dict)  # sessions whose host waits to be told that it may forget the run
+    tidied: set[str] = field(default_factory=set)  # hosts that were asked to sweep old tombstones
+
+
+@dataclass(frozen=True)
+class Secrets:
     """What a command's secrets stand for."""
 
     env: Mapping[str, str]
@@ -49,27 +59,17 @@ class Revealed:
 
 
 class DurableRun:
-    """One attempt on one host. What is told stays in `kept`, for the host to be told in turn that it may forget the run."""
+    """One attempt on one host. The session that has told its end stays in `shared.kept`."""
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        host: Host,
-        command: Command,
-        sink: Sink,
-        opener: Opener,
-        settings: Settings,
-        secrets: Revealed,
-        kept: MutableMapping[uuid.UUID, Run],
-    ) -> None:
+    def __init__(self, shared: Shared, attempt: Attempt, host: Host, command: Command, secrets: Secrets, sink: Sink) -> None:
         self._attempt = attempt
         self._host = host
         self._command = command
         self._sink = sink
-        self._opener = opener
-        self._settings = settings
         self._secrets = secrets
-        self._kept = kept
+        self._shared = shared
+        self._settings = shared.settings
+        self._kept = shared.kept
 
     async def start(self) -> Result | EndedByHost:
         """Run the command, and follow it to its end."""
@@ -145,9 +145,10 @@ class DurableRun:
             with suppress(asyncio.CancelledError):  # a second cancel does not make the host faster
                 await asyncio.wait({asking})
         asked = asking.result()
+        if asked is not None:
+            await asked.close()
         if asked is None or not (asked.session.verdict or "").startswith(("exit ", "ended ", "void")):
             raise EndNotConfirmedError(self._host.name, f"the host did not confirm within {patience:g} s that the command has ended")
-        await asked.close()
         raise asyncio.CancelledError
 
     async def _heed_end(self, run: Run) -> Result | EndedByHost:
@@ -158,15 +159,28 @@ class DurableRun:
 
     async def ask(self, verb: Verb, seconds: float) -> Run | None:
         """A session that has told what it knows; None when that cannot be had in time."""
+        run = None
         try:
             async with asyncio.timeout(seconds):
                 run = await self._open(verb)
-                return run if await run.follow() is Ended.MARK else None
+                ended = await run.follow()
         except (UnreachableError, TimeoutError):
+            if run is not None:
+                run.drop()
             return None
+        if ended is Ended.MARK:
+            return run
+        run.give_back(ended)
+        return None
 
     async def _open(self, verb: Verb, offsets: Mapping[Stream, int] | None = None) -> Run:
-        return await self._opener.open(self._host, lambda: self._session(verb, offsets), self._sink)
+        return await self._shared.opener.open(self._host, lambda: self._session(verb, offsets), self._sink)
+
+    def _is_first(self) -> bool:
+        """Whether this is the first run on the host since we started: it has old tombstones swept."""
+        is_first = self._host.name not in self._shared.tidied
+        self._shared.tidied.add(self._host.name)
+        return is_first
 
     def _session(self, verb: Verb, offsets: Mapping[Stream, int] | None) -> Session:
         command, settings = self._command, self._settings
@@ -178,6 +192,7 @@ class DurableRun:
             timeout=None if command.timeout is None else command.timeout + _TIMEOUT_SLACK,
             limit=max(_SPOOL, 4 * settings.output_limit),
             offsets=offsets,
+            tidies=verb is Verb.START and self._is_first(),
         )
         return Session(
             self._attempt,

@@ -1,7 +1,6 @@
 """The agentless executor: commands over SSH, on connections that stay open."""
 
 import asyncio
-import uuid
 from collections.abc import Mapping
 
 from executors.durable import ACK, Verb
@@ -10,7 +9,7 @@ from executors.protocol import Sink
 from executors.ssh.connect import Dialler
 from executors.ssh.conversation import Ended
 from executors.ssh.credentials import Keyring
-from executors.ssh.durable import DurableRun, Revealed
+from executors.ssh.durable import DurableRun, Secrets, Shared
 from executors.ssh.host_keys import HostKeys
 from executors.ssh.login import Credentials
 from executors.ssh.plan import Planner
@@ -49,7 +48,7 @@ class Ssh:
         )
         self._pool = Pool(dialler, self._pulse, idle=settings.ssh_idle, size=settings.ssh_connections)
         self._opener = Opener(self._pool, planner, self._threads)
-        self._kept: dict[uuid.UUID, Run] = {}  # sessions of durable runs whose host waits for our `ack`
+        self._durables = Shared(self._opener, settings)
 
     async def run(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> Result | EndedByHost:
         """Run the command to its end; see `Executor`."""
@@ -72,7 +71,7 @@ class Ssh:
 
     async def ack(self, attempt: Attempt, host: Host) -> None:
         """Let the host forget a durable run; see `Recoverable`."""
-        run = self._kept.pop(attempt.id, None)
+        run = self._durables.kept.pop(attempt.id, None)
         if run is None:  # its session is gone
             durable = self._durable(attempt, host, Command(script=""), _Deaf())
             run = await durable.ask(Verb.ACK, self._settings.connect_timeout)
@@ -81,7 +80,7 @@ class Ssh:
 
     async def release(self, attempt: Attempt) -> None:
         """Close the session of a durable run without a word; see `Recoverable`."""
-        run = self._kept.pop(attempt.id, None)
+        run = self._durables.kept.pop(attempt.id, None)
         if run is not None:
             await run.close()
 
@@ -105,7 +104,7 @@ class Ssh:
         raise asyncio.CancelledError
 
     def _durable(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> DurableRun:
-        return DurableRun(attempt, host, command, sink, self._opener, self._settings, self._reveal(host, command), self._kept)
+        return DurableRun(self._durables, attempt, host, command, self._reveal(host, command), sink)
 
     def _session(self, attempt: Attempt, host: Host, command: Command) -> Session:
         secrets = self._reveal(host, command)
@@ -118,10 +117,10 @@ class Ssh:
             beat_timeout=self._settings.beat_timeout,
         )
 
-    def _reveal(self, host: Host, command: Command) -> Revealed:
+    def _reveal(self, host: Host, command: Command) -> Secrets:
         setting = self._settings.become_password
         try:
-            return Revealed(reveal(command.env), find_password(command, setting.get_secret_value() if setting else None))
+            return Secrets(reveal(command.env), find_password(command, setting.get_secret_value() if setting else None))
         except SecretError as error:
             raise UnreachableError(host.name, str(error)) from error
 

@@ -10,7 +10,7 @@ from models.errors import UnreachableError
 from tests.executors.contract import Runner, until
 from tests.executors.processes import is_alive, marked
 from tests.executors.sinks import Collector
-from tests.programs import need
+from tests.programs import need, need_root
 
 _ARGUMENTS = ("a b", "", 'it\'s "q" $HOME `x` \\ !', "two\nlines\n", "-e", "--", "{}%s*", "é")
 _SH = 'for x; do printf "%s|" "$x"; done'
@@ -81,8 +81,7 @@ class ScriptContract:
 
     async def test_another_user(self, run: Runner) -> None:
         need("sudo")
-        if os.geteuid() != 0:
-            pytest.skip("only root can be anybody without a password")
+        need_root("only root can be anybody without a password")
         assert await run("id -un; cat", become="nobody", stdin=b"x" * 5000) == (0, b"nobody\n" + b"x" * 5000, b"")
         async with run.background("trap '' TERM; setsid sleep 1000 & echo; sleep 1000", sink := Collector(), become="nobody") as task:
             await until(lambda: sink.stdout)

@@ -14,6 +14,7 @@ from executors.lifeline import LOCAL_ARGV
 from models.values import Stream
 from tests.executors.spooled import Spooled, refusal
 from tests.executors.wrapped import Wrapped
+from tests.programs import need_root
 from tests.until import until
 
 LIMIT = 200_000
@@ -24,8 +25,7 @@ PRINTED = b"".join(b"%d\n" % number for number in range(FIRST, FIRST + ROUNDS * 
 
 @contextmanager
 def _mounted(folder: Path, options: str) -> Iterator[None]:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
+    need_root("only root may mount a file system")
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
     try:
         yield
@@ -61,8 +61,7 @@ def test_a_spool_behind_a_symbolic_link_is_refused(box: Spooled, tmp_path: Path,
 
 @pytest.mark.parametrize("name", [".fleetflow", ".fleetflow/spool"])
 def test_a_spool_of_another_user_is_refused(box: Spooled, tmp_path: Path, name: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root may give a folder away")
+    need_root("only root may give a folder away")
     box.spool.mkdir(parents=True)
     os.chown(box.home / name, 65534, 65534)
     _is_refused(box, tmp_path)
@@ -71,6 +70,13 @@ def test_a_spool_of_another_user_is_refused(box: Spooled, tmp_path: Path, name: 
 def test_a_spool_that_is_no_folder_is_refused(box: Spooled, tmp_path: Path) -> None:
     (box.home / ".fleetflow").touch()
     _is_refused(box, tmp_path)
+
+
+def test_what_is_refused_while_it_is_prepared_leaves_nothing(box: Spooled) -> None:
+    run = box.wrapped("true", interpreter=("/nonexistent",)).prepare()
+    assert run.session.refusal == "its interpreter /nonexistent is not there, or is no program"
+    run.process.wait(10)
+    assert box.files(run.attempt) == set()
 
 
 @pytest.mark.parametrize("home", ["", "/nonexistent"])

@@ -1,15 +1,21 @@
 """The contract over SSH, by durable runs."""
 
+import os
+import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from executors.protocol import Sink
 from executors.ssh.executor import Ssh
 from models.values import Attempt, Command, EndedByHost, Host, OnDisconnect, Result
+from tests.executors.contract import Runner
 from tests.executors.ssh.test_contract import TestSsh as OverSsh
 from tests.servers.sshd import Sshd
+from tests.until import until
 
 
 class Lingering(Ssh):
@@ -28,3 +34,12 @@ class TestDurable(OverSsh):
         ssh = Lingering(sshd.settings())
         yield ssh
         await ssh.aclose()
+
+    async def test_the_first_run_on_a_host_has_old_tombstones_swept(self, run: Runner, home: Path) -> None:
+        spool = home / ".fleetflow" / "spool"
+        spool.mkdir(parents=True, exist_ok=True)
+        old = spool / f"{uuid.uuid4()}.claim"
+        old.write_text("acked\n")
+        os.utime(old, (0, time.time() - 8 * 86400))
+        assert (await run("true"))[0] == 0
+        until(lambda: not old.exists(), 5)

@@ -16,7 +16,7 @@ from executors.ssh.executor import Ssh
 from models.errors import UnreachableError
 from models.values import Attempt, Command, OnDisconnect, Stream
 from tests.executors.ssh.running import Recorded, runner
-from tests.programs import need
+from tests.programs import need, need_root
 from tests.servers.sshd import Sshd, end_tree
 from tests.stacks import marked, new_word
 from tests.until import until
@@ -51,10 +51,7 @@ def two_namespaces() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def namespaces() -> Iterator[tuple[str, str]]:
-    if os.geteuid() != 0:
-        if os.environ.get("CI"):
-            pytest.fail("network namespaces need root")
-        pytest.skip("network namespaces need root")
+    need_root("network namespaces need root")
     with two_namespaces() as spaces:
         yield spaces
 
