@@ -15,7 +15,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from flows.ending import STOPPED, end_cancelling, end_orphans, read_run, reschedule, stamp
 from flows.lock import is_free
 from models.owner import Owner
-from models.records import WORKER_STOPPED, Claim, Outcome, TaskLine
+from models.records import WORKER_STOPPED, Outcome, TaskLine
 from models.states import ExecutionState, TaskState
 
 if TYPE_CHECKING:  # SQLAlchemy, for which every prefect command would pay
@@ -23,16 +23,8 @@ if TYPE_CHECKING:  # SQLAlchemy, for which every prefect command would pay
 
 log = logging.getLogger(__name__)
 
+_DIED = Outcome(state=ExecutionState.LOST, error="its worker died")  # of a command whose host cannot be asked
 _UNOBEYED = timedelta(seconds=30)  # a living worker obeys a cancel within a second or two
-
-
-async def decide(running: Sequence[Claim]) -> list[tuple[Claim, Outcome]]:
-    """What becomes of the executions that a dead worker of ours had running.
-
-    This is the place to ask an executor whose runs outlive their worker; what is left out of the answer stays `running`,
-    and its task open, for whoever has taken it over.
-    """
-    return [(claim, Outcome(state=ExecutionState.LOST, error="its worker died")) for claim in running]
 
 
 def lives(home: Path) -> Path:
@@ -114,7 +106,7 @@ class Reaper:
             if task.is_durable and task.flow_run_id is not None and await self._hand_on(task.flow_run_id, dead, task.cancel_requested_by):
                 kept.append(task.flow_run_id)
                 continue
-            decided = await decide(await asyncio.to_thread(self._store.running, task.id))
+            decided = [(claim, _DIED) for claim in await asyncio.to_thread(self._store.running, task.id)]
             if not await asyncio.to_thread(self._store.settle, task.id, dead, decided):
                 kept.append(task.flow_run_id)
         return kept

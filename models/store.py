@@ -1,8 +1,8 @@
 """The one object that owns all SQL: it opens tasks, moves executions and answers questions.
 
-Synchronous. The recorder's thread writes what runs report; everything else comes from threads of its callers. SQL is in
-rooms: journal (what runs report), sweep (moves of many rows at once), reading (questions), workers (who lives), approvals (people's
-answers), adoption (what a dead worker had running).
+Synchronous. The recorder's thread writes what runs report; everything else comes from threads of its callers. SQL is in rooms:
+opening (new tasks and attempts), journal (what runs report), sweep (moves of many rows at once), adoption (what a dead worker had
+running), workers (who lives), approvals (people's answers), reading (questions).
 """
 
 import time
@@ -11,13 +11,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Self
 
-from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import InstrumentedAttribute
 
-from models import adoption, approvals, database, journal, reading, secrets, sweep, workers
+from models import adoption, approvals, database, journal, opening, reading, secrets, sweep, workers
 from models.errors import LeaseLostError, UnavailableError
-from models.policy import USUAL
 from models.records import (
     WORKER_STOPPED,
     Approval,
@@ -34,9 +32,9 @@ from models.records import (
     TaskSpec,
 )
 from models.rows import Row, row
-from models.states import ExecutionState, sources
-from models.tables import AttemptRow, ExecutionRow, StackRow, TaskRow
-from models.values import Attempt, OnDisconnect
+from models.states import ExecutionState
+from models.tables import AttemptRow, StackRow
+from models.values import OnDisconnect
 
 _NEWEST = 2**62  # above every task's number
 
@@ -85,13 +83,13 @@ class Store:
         """Create a task with its executions in one transaction; the same flow run id gives the task that it gave before."""
         with self._writing() as connection:
             known = reading.task_of_flow_run(connection, spec.flow_run_id) if spec.flow_run_id else None
-            task_id = known.id if known else _insert_tasks(connection, [spec], owner)[0]
+            task_id = known.id if known else opening.insert_tasks(connection, [spec], owner)[0]
             return reading.task(connection, task_id)
 
     def create_tasks(self, specs: Sequence[TaskSpec], owner: str | None = None) -> list[int]:
         """Create many tasks with their executions in one transaction; returns their numbers."""
         with self._writing() as connection:
-            return _insert_tasks(connection, specs, owner)
+            return opening.insert_tasks(connection, specs, owner)
 
     def claim(self, task_id: int, owner: str) -> list[Claim]:
         """Take every execution of a task that has never started, each with a new attempt, in the order of the target.
@@ -105,7 +103,7 @@ class Store:
             adopted = _adopt(connection, task, owner) if task.command.on_disconnect is not OnDisconnect.END else []
             if task.counts[ExecutionState.RUNNING] and not adopted:
                 sweep.move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, "the flow run that followed it ended", now)
-            claims = _claim(connection, task_id, owner, now)
+            claims = opening.claim(connection, task_id, owner, now)
             sweep.start_task(connection, task_id, owner, now)
             return sorted([*adopted, *claims], key=lambda claim: claim.execution_id)
 
@@ -241,11 +239,11 @@ class Store:
     def try_again(self, end: Finished, owner: str) -> Claim | None:
         """End an attempt and open the next one at the same execution, which is `queued` again; None: somebody else had moved the row."""
         with self._writing() as connection:
-            (attempt_id,) = _allocate(connection, AttemptRow.id, 1)
+            (attempt_id,) = opening.allocate(connection, AttemptRow.id, 1)
             claim = journal.following(end.claim, attempt_id)
             if not journal.requeue(connection, end, claim):
                 return None
-            connection.execute(insert(AttemptRow), [_attempt_values(claim, owner, end.at)])
+            connection.execute(insert(AttemptRow), [opening.attempt_values(claim, owner, end.at)])
             return claim
 
     def is_ours(self, claim: Claim) -> bool:
@@ -313,118 +311,3 @@ def _adopt(connection: Connection, task: Task, owner: str) -> list[Claim]:
 
 def _canceled_by(task: Task | OpenTask) -> str:
     return f"canceled by {task.cancel_requested_by}"
-
-
-def _insert_tasks(connection: Connection, specs: Sequence[TaskSpec], owner: str | None) -> list[int]:
-    now = time.time()
-    ids = _allocate(connection, TaskRow.id, len(specs))
-    rows = [_task_values(task_id, spec, owner, now) for task_id, spec in zip(ids, specs, strict=True)]
-    if any(spec.policy is not USUAL or spec.options or spec.retry_of for spec in specs):  # three columns cost a bulk a tenth
-        rows = [row | _policy_values(spec) for row, spec in zip(rows, specs, strict=True)]
-    connection.execute(insert(TaskRow), rows)
-    if any(spec.policy.waves for spec in specs):
-        executions = [row for task_id, spec in zip(ids, specs, strict=True) for row in _rows_in_waves(task_id, spec)]
-    else:
-        executions = [{"task_id": task_id, "host": host} for task_id, spec in zip(ids, specs, strict=True) for host in spec.hosts]
-    if executions:
-        connection.execute(insert(ExecutionRow), executions)
-    return list(ids)
-
-
-def _rows_in_waves(task_id: int, spec: TaskSpec) -> Iterator[dict[str, object]]:
-    begin = 0
-    for wave, end in enumerate(spec.policy.wave_ends(len(spec.hosts)), 1):
-        yield from ({"task_id": task_id, "host": host, "wave": wave} for host in spec.hosts[begin:end])
-        begin = end
-
-
-def _allocate(connection: Connection, column: InstrumentedAttribute[int], count: int) -> range:
-    """The next ids of a table. Nobody else can take them: a writing transaction of SQLite is alone from its BEGIN on."""
-    first = (connection.scalar(select(func.max(column))) or 0) + 1  # RETURNING costs a quarter of the inserts a second
-    return range(first, first + count)
-
-
-_FREE = (
-    select(
-        ExecutionRow.id,
-        ExecutionRow.host,
-        ExecutionRow.epoch,
-        ExecutionRow.wave,
-        select(func.count()).where(AttemptRow.execution_id == ExecutionRow.id).scalar_subquery(),
-    )
-    .where(ExecutionRow.task_id == bindparam("task"), ExecutionRow.started_at.is_(None))
-    .where(ExecutionRow.state.in_(sorted(sources(ExecutionState.QUEUED))))
-    .order_by(ExecutionRow.id)
-)
-
-
-def _claim(connection: Connection, task_id: int, owner: str, now: float) -> list[Claim]:
-    rows = connection.execute(_FREE, {"task": task_id}).all()
-    claims = [
-        Claim(
-            task_id=task_id,
-            execution_id=execution_id,
-            attempt_id=attempt_id,
-            host=host,
-            attempt=Attempt(id=uuid.uuid4(), number=tried + 1, epoch=epoch + 1),
-            wave=wave,
-        )
-        for attempt_id, (execution_id, host, epoch, wave, tried) in zip(_allocate(connection, AttemptRow.id, len(rows)), rows, strict=True)
-    ]
-    if claims:
-        connection.execute(insert(AttemptRow), [_attempt_values(claim, owner, now) for claim in claims])
-        connection.execute(_TAKE, [_take_values(claim) for claim in claims])
-    return claims
-
-
-_TAKE = (
-    update(ExecutionRow)
-    .where(ExecutionRow.id == bindparam("execution"))
-    .values(state=ExecutionState.QUEUED, epoch=bindparam("new_epoch"), attempt_id=bindparam("attempt"), error=None, finished_at=None)
-)
-
-
-def _take_values(claim: Claim) -> dict[str, object]:
-    return {"execution": claim.execution_id, "new_epoch": claim.attempt.epoch, "attempt": claim.attempt_id}
-
-
-def _attempt_values(claim: Claim, owner: str, now: float) -> dict[str, object]:
-    return {
-        "id": claim.attempt_id,
-        "execution_id": claim.execution_id,
-        "number": claim.attempt.number,
-        "uuid": str(claim.attempt.id),
-        "owner": owner,
-        "epoch": claim.attempt.epoch,
-        "state": ExecutionState.QUEUED,
-        "queued_at": now,
-    }
-
-
-def _task_values(task_id: int, spec: TaskSpec, owner: str | None, now: float) -> dict[str, object]:
-    command = spec.command
-    return {
-        "id": task_id,
-        "flow_run_id": str(spec.flow_run_id) if spec.flow_run_id else None,
-        "name": spec.name,
-        "script": command.script,
-        "env": dict(command.env),
-        "cwd": command.cwd,
-        "stdin": command.stdin,
-        "timeout": command.timeout,
-        "on_disconnect": command.on_disconnect,
-        "become": command.become,
-        "become_password": command.become_password,
-        "umask": command.umask,
-        "interpreter": list(command.interpreter),
-        "arguments": list(command.arguments),
-        "target": spec.target,
-        "owner": owner,
-        "hosts": len(spec.hosts),
-        "pending": len(spec.hosts),
-        "created_at": now,
-    }
-
-
-def _policy_values(spec: TaskSpec) -> dict[str, object]:
-    return {"policy": spec.policy.as_dict() or None, "options": dict(spec.options) or None, "retry_of": spec.retry_of}
