@@ -58,7 +58,9 @@ def _pieces(pattern: str) -> Iterator[tuple[bool, str]]:
     while at < len(pattern):
         piece = _PIECE.match(pattern, at)
         if piece is None:
-            raise RangeError("a bracket does not end" if pattern[at] == "[" else "a bracket ends that never began")
+            raise RangeError(
+                "a bracket does not end; close it, as in web[1-9]" if pattern[at] == "[" else "a bracket ends that never began"
+            )
         is_range = piece[1] is not None and ":" not in piece[1]
         yield is_range, piece[1] if is_range else piece[0]
         at = piece.end()
