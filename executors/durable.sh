@@ -58,6 +58,16 @@ ff_fill_in() {
   ff_get "$1" || printf '%s\n' "$2" 1<>"$ff_run.$1"
 }
 
+# Whether main has told its end. These two lines are written over spaces, and who reads them in that moment sees a part of them.
+ff_has_ended() {
+  ff_get rc && [ "$ff_first" = exit ]
+}
+
+# Whether somebody has decided to end it, and why.
+ff_has_why() {
+  ff_get why && case $ff_first in canceled | timed_out | abandoned | full | killed) ;; *) return 1 ;; esac
+}
+
 ff_now() {
   read -r ff_time ff_line </proc/uptime
   ff_time=${ff_time%.*}
@@ -86,7 +96,7 @@ ff_look() {
   ff_group=$ff_first
   set -- $ff_rest
   ff_state=claimed
-  if ff_get rc; then
+  if ff_has_ended; then
     ff_state="exit $ff_rest"
   elif ff_get go || [ -e "$ff_run.go" ]; then
     ff_ask_main "$ff_first" "$1" "$2"
@@ -101,12 +111,12 @@ ff_ask_main() {
     ff_state='lost rebooted'
   elif ff_is_alive "$ff_group" && [ "$ff_born" = "$2" ]; then
     ff_state=running
-    ! ff_get why || ff_state=ending
-  elif ff_get rc; then
+    ! ff_has_why || ff_state=ending
+  elif ff_has_ended; then
     ff_state="exit $ff_rest" # it came between our two looks
   elif [ "$1" != run ]; then
     ff_state=void # main died before it had written that it starts
-  elif ff_get why && [ "$ff_first" != killed ]; then
+  elif ff_has_why && [ "$ff_first" != killed ]; then
     ff_state="ended $ff_first"
   else
     ff_state='lost killed'

@@ -222,3 +222,16 @@ def test_nobody_of_the_wrapper_stays_after_the_goodbye(box: Spooled, goodbye: by
         run.hang_up()
     box.nothing_left()
     assert box.files(run.attempt) == ({"claim"} if goodbye else {"claim", "go", "out", "err", "rc", "why"})
+
+
+@pytest.mark.parametrize(("file", "torn"), [("rc", "     137\n"), ("rc", "it 137\n"), ("why", "anceled\n")])
+def test_a_line_read_while_it_is_written_says_nothing(box: Spooled, file: str, torn: str) -> None:
+    run = _up(box.start("echo up; sleep 300"))
+    path = box.spool / f"{run.attempt.id}.{file}"
+    room = path.read_text()
+    path.write_text(torn)
+    assert box.verdict(Verb.STATE, run.attempt) == "running"
+    path.write_text(room)
+    assert box.verdict(Verb.CANCEL, run.attempt) == "ended canceled"
+    run.vanish()
+    box.nothing_left()
