@@ -19,6 +19,7 @@ def pytest_configure() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook, and would be first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a server run one after the other in one process, other files side by side."""
     for item in items:

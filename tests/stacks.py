@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.servers.sshd import Sshd
 from tests.until import until
 
 PROGRAM = Path(sys.executable).parent / "fleetflow"
+ASK_EVERY = 0.1  # seconds; Prefect's server has the same two processors
 Done = subprocess.CompletedProcess[str]
 
 
@@ -83,6 +85,11 @@ class Stack:
 
     # Prefect
 
+    @cached_property
+    def prefect(self) -> httpx.Client:
+        """Prefect's API; one client, since to make one takes longer than to ask."""
+        return httpx.Client(base_url=self.status["api_url"], auth=self.auth, timeout=30, trust_env=False)
+
     @property
     def auth(self) -> tuple[str, str]:
         user, _, password = (self.home / "prefect.auth").read_text().strip().partition(":")
@@ -92,10 +99,11 @@ class Stack:
         """Ask Prefect's API, again while its SQLite is busy."""
 
         def ask() -> httpx.Response | None:
-            answer = httpx.request(method, f"{self.status['api_url']}{path}", json=body, auth=self.auth, timeout=30, trust_env=False)
+            answer = self.prefect.request(method, path, json=body)
             return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
 
-        answer = until(ask, 30, f"an answer to {path}")
+        answer = until(ask, 30, f"an answer to {path}", every=ASK_EVERY)
+        assert answer is not None
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -113,9 +121,14 @@ class Stack:
     def ended(self, flow_run_id: object, seconds: float = 60) -> dict[str, Any]:
         """The flow run, once it has reached a final state."""
         final = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
-        return until(
-            lambda: found if (found := self.flow_run(flow_run_id))["state"]["type"] in final else None, seconds, "the flow run's end"
-        )
+
+        def has_ended() -> dict[str, Any] | None:
+            found = self.flow_run(flow_run_id)
+            return found if found["state"]["type"] in final else None
+
+        found = until(has_ended, seconds, "the flow run's end", every=ASK_EVERY)
+        assert found is not None
+        return found
 
 
 @contextmanager
@@ -136,6 +149,7 @@ def run_stack(home: Path, fleet: Sshd, **environ: str) -> Iterator[Stack]:
         assert up.returncode == 0, up.stderr
         yield stack
     finally:
+        stack.prefect.close()
         stack("down")
 
 

@@ -33,8 +33,7 @@ def _fleet(server: PrefectServer) -> dict[str, Any]:
 
 def test_prefect_deploy_makes_what_the_stack_makes(worker: Worker, prefect_server: PrefectServer) -> None:
     ours = _fleet(prefect_server)  # the worker has made it
-    with prefect_server.api as api:
-        assert api.delete(f"/deployments/{ours['id']}").is_success
+    assert prefect_server.api.delete(f"/deployments/{ours['id']}").is_success
     _prefect(prefect_server, "work-pool", "create", "fleetflow", "--type", "fleetflow", "--overwrite")
     _prefect(prefect_server, "--no-prompt", "deploy", "--all")
     theirs = _fleet(prefect_server)
@@ -55,9 +54,8 @@ def test_a_restart_keeps_what_people_have_set(worker: Worker, prefect_server: Pr
     schedule = {"schedule": {"cron": "0 3 1 1 *", "timezone": "UTC"}, "active": True}
     deployment = _fleet(prefect_server)["id"]
     prefect_server.post(f"/deployments/{deployment}/schedules", json=[schedule])
-    with prefect_server.api as api:
-        changed = {"paused": True, "tags": ["mine"], "parameters": {"target": "@web"}, "description": "an old text"}
-        assert api.patch(f"/deployments/{deployment}", json=changed).is_success
+    changed = {"paused": True, "tags": ["mine"], "parameters": {"target": "@web"}, "description": "an old text"}
+    assert prefect_server.api.patch(f"/deployments/{deployment}", json=changed).is_success
     assert worker.terminate() == 0
     worker.start()
     after = _fleet(prefect_server)

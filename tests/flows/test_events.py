@@ -106,8 +106,7 @@ def test_the_documented_automation_notifies_of_a_failed_task(worker: Worker) -> 
             worker.end_of(run)
             until(lambda: came, 30, "the notification")
         finally:
-            with worker.server.api as api:
-                api.delete(f"/automations/{automation['id']}")
+            worker.server.api.delete(f"/automations/{automation['id']}")
     task = _events(worker.server, run)[0]["payload"]["task"]
     assert came[0]["subject"] == f"fleetflow: task {task} failed"
     assert came[0]["body"].startswith("exit 3 on localhost: 1 of 1 host failed: localhost")

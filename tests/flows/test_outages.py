@@ -127,9 +127,8 @@ def test_a_flow_run_and_its_deployment_deleted_in_mid_run_leave_the_store_true(w
     run = worker.run_command(f"while [ ! -e {go} ]; do sleep 0.1; done; echo done", env=[f"WORD={word}"])
     until(lambda: marked(word), 20, "the command to run")
     deployment = worker.flow_run(run)["deployment_id"]
-    with worker.server.api as api:
-        for path in (f"/flow_runs/{run}", f"/deployments/{deployment}"):
-            until(lambda path=path: api.delete(path).is_success, 10)  # type: ignore[misc]  # mypy cannot infer a default
+    for path in (f"/flow_runs/{run}", f"/deployments/{deployment}"):
+        until(lambda path=path: worker.server.api.delete(path).is_success, 10)  # type: ignore[misc]  # mypy cannot infer a default
     go.touch()
     until(lambda: _task(store, run).state is TaskState.SUCCEEDED, 20, "the task to end")
     assert worker.run("quick")["state_type"] == "COMPLETED"

@@ -17,8 +17,7 @@ def worker(careful: Worker) -> Worker:
 
 
 def _pause(worker: Worker, paused: bool) -> None:
-    with worker.server.api as api:
-        until(lambda: api.patch(f"/work_pools/{worker.pool}", json={"is_paused": paused}).is_success)
+    until(lambda: worker.server.api.patch(f"/work_pools/{worker.pool}", json={"is_paused": paused}).is_success)
 
 
 @contextmanager
@@ -29,8 +28,7 @@ def _scheduled(worker: Worker, seconds: int) -> Iterator[str]:
     try:
         yield deployment
     finally:
-        with worker.server.api as api:
-            until(lambda: api.delete(f"/deployments/{deployment}").is_success)
+        until(lambda: worker.server.api.delete(f"/deployments/{deployment}").is_success)
 
 
 def _due(worker: Worker, deployment: str) -> int:

@@ -68,9 +68,8 @@ def test_a_block_that_is_changed_gives_its_new_value_to_the_next_task(worker: Wo
     run = worker.begin(command='test "$KEY" = \'{"user": "ann"}\'', env=[f"KEY=secret:{name}"])
     assert worker.end_of(run)["state_type"] == "COMPLETED"
     document = worker.server.get(f"/block_types/slug/secret/block_documents/name/{name}")
-    with worker.server.api as api:
-        changed = {"data": {"value": "another"}, "merge_existing_data": False, "block_schema_id": document["block_schema_id"]}
-        assert api.patch(f"/block_documents/{document['id']}", json=changed).is_success
+    changed = {"data": {"value": "another"}, "merge_existing_data": False, "block_schema_id": document["block_schema_id"]}
+    assert worker.server.api.patch(f"/block_documents/{document['id']}", json=changed).is_success
     run = worker.begin(command='test "$KEY" = another', env=[f"KEY=secret:{name}"])
     assert worker.end_of(run)["state_type"] == "COMPLETED"
 

@@ -66,8 +66,7 @@ def test_a_run_that_is_deleted_under_way_harms_nobody(worker: Worker, tmp_path: 
     file = tmp_path / "file"
     run = worker.trigger("wait_for", file=str(file))
     until(Path(f"{file}.started").exists, 20, "the run to start")
-    with worker.server.api as api:
-        until(lambda: api.delete(f"/flow_runs/{run}").is_success)
+    until(lambda: worker.server.api.delete(f"/flow_runs/{run}").is_success)
     file.touch()
     assert worker.run("quick")["state_type"] == "COMPLETED"
 
@@ -198,8 +197,7 @@ def test_a_cron_schedule_runs_again_and_again(worker: Worker) -> None:
     deployment = worker.deploy("tests.flows.tiny.quick", schedules=[every_two_seconds])
     wanted = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     until(lambda: len(worker.server.post("/flow_runs/filter", **wanted)) >= 2, 60, "two runs of the schedule")
-    with worker.server.api as api:
-        assert api.delete(f"/deployments/{deployment}").is_success
+    assert worker.server.api.delete(f"/deployments/{deployment}").is_success
 
 
 # Outages

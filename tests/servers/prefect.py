@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ class PrefectServer:
     def environment(self) -> dict[str, str]:
         return prefect_environment(self.home, self.api_url, self.auth)
 
-    @property
+    @cached_property
     def api(self) -> httpx.Client:
+        """A client; one, since to make one takes longer than to ask."""
         user, _, password = self.auth.partition(":")
         return httpx.Client(base_url=self.api_url, auth=(user, password), timeout=30)
 
@@ -78,7 +80,7 @@ class PrefectServer:
         assert self.process is not None
         assert self.process.poll() is None, (self.home / "server.log").read_text()
         try:
-            return httpx.get(f"{self.api_url}/health", timeout=1).is_success
+            return self.api.get("/health", timeout=1).is_success
         except httpx.TransportError:
             return False
 
@@ -86,15 +88,13 @@ class PrefectServer:
 
     def post(self, path: str, json: object = None, **body: object) -> Any:
         """POST, again while the server's SQLite is busy."""
-        with self.api as api:
-            while (answer := api.post(path, json=body if json is None else json)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
-                time.sleep(0.1)
+        while (answer := self.api.post(path, json=body if json is None else json)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            time.sleep(0.1)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
     def get(self, path: str) -> Any:
-        with self.api as api:
-            answer = api.get(path)
+        answer = self.api.get(path)
         answer.raise_for_status()
         return answer.json()
 
@@ -107,5 +107,6 @@ def run_prefect_server(home: Path) -> Iterator[PrefectServer]:
     try:
         yield server
     finally:
+        server.api.close()
         server.kill()
         server.listener.close()

@@ -143,7 +143,7 @@ class Worker:
             run = self.flow_run(flow_run_id)
             return run if run["state_type"] in FINAL else None
 
-        run = until(ended, seconds, f"the end of flow run {flow_run_id}; it is {self.flow_run(flow_run_id)['state_type']}")
+        run = until(ended, seconds, f"the end of flow run {flow_run_id}; it was {self.flow_run(flow_run_id)['state_type']}", every=0.1)
         assert run is not None
         return run
 
