@@ -32,7 +32,7 @@ bench: setup
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r profiling/peers.lock
 	.venv/bin/python profiling/bench.py
 
-# Kills and cuts all that can be, for hours; ARGS="--rounds 10 --points 20 --cut 10" is a short one (--help lists them).
+# Kills and cuts all that can be, for hours; ARGS="--rounds 10 --workers 10 --points 20 --cut 10" is a short one (--help lists them).
 chaos: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
 	.venv/bin/python profiling/chaos.py $(ARGS)
@@ -45,11 +45,12 @@ profile: setup
 	.venv/bin/memray flamegraph --force --output "build/$(NAME).html" "build/$(NAME).bin"
 	.venv/bin/memray summary "build/$(NAME).bin" | head -20
 
-# The tests marked slow, and twenty tasks at once on a hundred hosts, ROUNDS times.
+# The tests marked slow, twenty tasks at once on a hundred hosts, ROUNDS times, and a worker's memory over RUNS flow runs.
 soak: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
 	.venv/bin/pytest -n0 -m slow
 	PYTHONPATH=. .venv/bin/python profiling/soak_tasks.py --rounds "$(or $(ROUNDS),5)"
+	PYTHONPATH=. .venv/bin/python profiling/soak_worker.py --runs "$(or $(RUNS),1000)"
 
 setup: .venv/.ready
 

@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 
+import bench_ends
 import bench_ssh
 import bench_store
 import bench_trigger
 from side_by_side import as_json, show
 
 if __name__ == "__main__":
-    rows = [*bench_store.measure(), *bench_ssh.measure(), *bench_trigger.measure()]
+    rows = [*bench_store.measure(), *bench_ssh.measure(), *bench_trigger.measure(), *bench_ends.measure()]
     target = Path("build/bench.json")
     target.parent.mkdir(exist_ok=True)
     target.write_text(as_json(rows) + "\n")

@@ -1,6 +1,6 @@
 """Chaos: everything that may be killed or cut is killed and cut, and one witness tells what does not hold. `make chaos` runs it.
 
-python profiling/chaos.py [--seed N] [--rounds N] [--hosts N] [--points N] [--cut SECONDS] [--shells dash,busybox,bash]
+python profiling/chaos.py [--seed N] [--rounds N] [--workers N] [--hosts N] [--points N] [--cut SECONDS] [--shells dash,busybox,bash]
 """
 
 import argparse
@@ -17,10 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.dying import death_of_a_worker
 from tests.executors.crashing import CALLS, crash, make_home
 from tests.executors.ssh.killing import round_of
 from tests.executors.ssh.test_silent_cut import COUNTED, cut_and_mend, two_namespaces
 from tests.servers.sshd import run_sshd
+from tests.stacks import run_stack
 
 _QUIET = 6  # points beyond a process's last call kill nobody: so many in a row are the end of a series
 
@@ -72,6 +74,17 @@ def killed_clients(folder: Path, rounds: int, hosts: int, seed: int) -> Line:
     return line
 
 
+def killed_workers(folder: Path, rounds: int, hosts: int, seed: int) -> Line:
+    """SIGKILL of a worker of a whole stack at random moments."""
+    line = Line(f"killed workers, {hosts} hosts a round")
+    chance = random.Random(seed)  # noqa: S311 - moments
+    with run_sshd(folder / "sshd-stack") as sshd, run_stack(folder / "home", sshd, FLEETFLOW_LEASE="2") as stack:
+        for number in range(rounds):
+            death = death_of_a_worker(stack, folder / f"death-{number}", hosts, chance.uniform(0, 2.5))
+            line.take(death.states, death.took, [f"round {number}: {text}" for text in death.found])
+    return line
+
+
 def silent_cut(folder: Path, seconds: float) -> Line:
     """The network gone without a word, and back."""
     line = Line(f"silent cut of {seconds:g} s")
@@ -101,6 +114,7 @@ def main() -> int:
         "--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the moments; printed, to be given again"
     )
     parser.add_argument("--rounds", type=int, default=300, help="of killed clients")
+    parser.add_argument("--workers", type=int, default=300, help="rounds of killed workers")
     parser.add_argument("--hosts", type=int, default=50, help="in each of these rounds")
     parser.add_argument("--points", type=int, default=100, help="the last call of each kind at which a process is killed")
     parser.add_argument("--cut", type=float, default=60, help="seconds of the silent cut")
@@ -111,6 +125,7 @@ def main() -> int:
     parts: list[Callable[[], Line]] = [
         *(lambda shell=shell: crash_points(folder, shell, given.points) for shell in given.shells.split(",") if shell),  # type: ignore[misc]
         lambda: killed_clients(folder, given.rounds, given.hosts, given.seed),
+        lambda: killed_workers(folder, given.workers, given.hosts, given.seed),
         *([lambda: silent_cut(folder, given.cut)] if given.cut and os.geteuid() == 0 else []),
     ]
     well = show(part() for part in parts)

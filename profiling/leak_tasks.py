@@ -10,6 +10,7 @@ import gc
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import memray
@@ -66,16 +67,16 @@ def measure(rounds: int, every: int, *, plant: int) -> list[int]:
             rests = asyncio.run(_rounds(store, rounds, every, plant))
         store.close()
         snapshots = list(memray.FileReader(file).get_memory_snapshots())
-    return [_lowest(snapshots, rest) for rest in rests]
+    return [lowest(snapshots, rest, _QUIET / 2) for rest in rests]
 
 
-def _lowest(snapshots: list[memray.MemorySnapshot], rest: float) -> int:
-    """The heap in a rest: the lowest look, since memray may look while it works itself."""
-    near = [snapshot.heap for snapshot in snapshots if abs(snapshot.time / 1000 - rest) <= _QUIET / 2]
+def lowest(snapshots: Sequence[memray.MemorySnapshot], rest: float, around: float) -> int:
+    """The heap in a rest, `around` seconds before and after this moment: the lowest look, since memray may look while it works itself."""
+    near = [snapshot.heap for snapshot in snapshots if abs(snapshot.time / 1000 - rest) <= around]
     return min(near) if near else min(snapshots, key=lambda snapshot: abs(snapshot.time / 1000 - rest)).heap
 
 
-def slope(samples: list[int]) -> float:
+def slope(samples: Sequence[int]) -> float:
     """Bytes a sample, by least squares."""
     middle = (len(samples) - 1) / 2
     mean = sum(samples) / len(samples)

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from fleetflow.state import StackState, read_state
 from models.records import Execution, Task
 from models.store import Store
 from tests.servers.sshd import Sshd
@@ -58,6 +59,13 @@ class Stack:
         found: dict[str, Any] = json.loads(self("status", "--json").stdout)
         return found
 
+    @property
+    def state(self) -> StackState:
+        """What the stack has written down of itself: asked in no time, unlike `status`."""
+        state = read_state(self.home)
+        assert state is not None
+        return state
+
     def store(self) -> Store:
         return Store.open(f"sqlite:///{self.home / 'fleetflow.db'}")
 
@@ -88,7 +96,7 @@ class Stack:
     @cached_property
     def prefect(self) -> httpx.Client:
         """Prefect's API; one client, since to make one takes longer than to ask."""
-        return httpx.Client(base_url=self.status["api_url"], auth=self.auth, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.state.api_url, auth=self.auth, timeout=30, trust_env=False)
 
     @property
     def auth(self) -> tuple[str, str]:

@@ -7,12 +7,16 @@ attempt. What we believe of an attempt is an `Account`; `complaints` compares th
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import select
+
+from models.records import Execution
 from models.states import ExecutionState
 from models.store import Store
+from models.tables import AttemptRow, ExecutionRow
 from models.values import Attempt, Stream
 from tests.executors.processes import describe, marked
 
@@ -100,16 +104,21 @@ def of_verdict(attempt: Attempt, verdict: str, stdout: bytes) -> Account:
     return Account(attempt.id, state, int(rest) if word == "exit" else None, None if word == "exit" else error, stdout)
 
 
-def of_store(store: Store, task_id: int, attempts: Sequence[tuple[str, uuid.UUID]]) -> list[Account]:
-    """What the store says of the last attempt on each host."""
-    ids = dict(attempts)
-    accounts = []
-    for execution in store.executions(task_id):
-        pieces = store.output(execution.attempt_id) if execution.attempt_id else []
-        stdout = b"".join(piece.data for piece in pieces if piece.stream is Stream.STDOUT)
-        cut = execution.cut.get(Stream.STDOUT, 0)
-        accounts.append(Account(ids[execution.host], execution.state, execution.exit_code, execution.error, stdout, cut))
-    return accounts
+def of_task(store: Store, task_id: int) -> list[Account]:
+    """What is stored of a task's last attempts. Of earlier ones it says that they have not started: only those are followed by more."""
+    query = select(AttemptRow.id, AttemptRow.uuid, ExecutionRow.attempt_id == AttemptRow.id)
+    query = query.join(ExecutionRow, ExecutionRow.id == AttemptRow.execution_id).where(ExecutionRow.task_id == task_id)
+    with store._engine.connect() as connection:
+        rows = connection.execute(query).all()
+    last = {attempt: uuid.UUID(text) for attempt, text, is_last in rows if is_last}
+    earlier = [Account(uuid.UUID(text), ExecutionState.UNREACHABLE) for _, text, is_last in rows if not is_last]
+    return [*(_account(store, execution, last[execution.attempt_id or 0]) for execution in store.executions(task_id)), *earlier]
+
+
+def _account(store: Store, execution: Execution, attempt: uuid.UUID) -> Account:
+    pieces = store.output(execution.attempt_id) if execution.attempt_id else []
+    stdout = b"".join(piece.data for piece in pieces if piece.stream is Stream.STDOUT)
+    return Account(attempt, execution.state, execution.exit_code, execution.error, stdout, execution.cut.get(Stream.STDOUT, 0))
 
 
 def miscounts(store: Store, task_id: int) -> list[str]:

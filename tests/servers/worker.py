@@ -29,6 +29,7 @@ class Worker:
     home: Path
     pool: str = field(default_factory=lambda: f"pool-{uuid.uuid4().hex[:8]}")
     settings: dict[str, str] = field(default_factory=dict)  # more of its environment
+    under: tuple[str, ...] = ()  # what runs it, as arguments of Python
     process: "subprocess.Popen[bytes] | None" = None
     _lifeline: int = -1
     _command: str = ""  # the deployment of run-command in this pool
@@ -51,7 +52,7 @@ class Worker:
         theirs, self._lifeline = os.pipe()
         with (self.home / "worker.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "flows.serve", str(theirs)],
+                [sys.executable, "-P", *self.under, "-m", "flows.serve", str(theirs)],
                 pass_fds=[theirs],
                 env=self.environment,
                 cwd=self.home,

@@ -24,7 +24,7 @@ from models.tables import AttemptRow, ExecutionRow, OutputRow
 from models.values import Attempt, Command, Host, OnDisconnect, Result, Stream
 from tests.executors.ssh.running import Recorded
 from tests.servers.sshd import Sshd
-from tests.witness import Account, Witness, of_store
+from tests.witness import Witness
 
 _LINES = 10
 _LIMIT = 1024 * 1024
@@ -108,18 +108,6 @@ def _running(store: Store) -> list[tuple[Claim, dict[Stream, int]]]:
         )
         for row in rows
     ]
-
-
-def accounts(store: Store) -> list[Account]:
-    """What is stored of the last attempts; and of earlier ones that they have not started, since only those are followed by another."""
-    query = select(AttemptRow.id, AttemptRow.uuid, ExecutionRow.host, ExecutionRow.attempt_id).join(
-        ExecutionRow, ExecutionRow.id == AttemptRow.execution_id
-    )
-    with store._engine.connect() as connection:
-        rows = connection.execute(query).all()
-    last = [(row.host, uuid.UUID(row.uuid)) for row in rows if row.id == row.attempt_id]
-    earlier = [Account(uuid.UUID(row.uuid), ExecutionState.UNREACHABLE) for row in rows if row.id != row.attempt_id]
-    return [*of_store(store, 1, last), *earlier]
 
 
 if __name__ == "__main__":

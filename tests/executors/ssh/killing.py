@@ -10,9 +10,9 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from tests.executors.ssh.client import accounts, open_store, witness_in
+from tests.executors.ssh.client import open_store, witness_in
 from tests.servers.sshd import Sshd
-from tests.witness import miscounts
+from tests.witness import miscounts, of_task
 
 
 def round_of(sshd: Sshd, folder: Path, hosts: int, chance: random.Random, *, most: int = 3) -> tuple[Counter[str], float, list[str]]:
@@ -26,7 +26,7 @@ def round_of(sshd: Sshd, folder: Path, hosts: int, chance: random.Random, *, mos
     took = time.monotonic() - began
     store = open_store(folder)
     try:
-        known = accounts(store)
+        known = of_task(store, 1)
         found = [*witness_in(folder).complaints(known), *miscounts(store, 1)]
         return Counter(str(account.state) for account in known[:hosts]), took, found
     finally:
