@@ -10,9 +10,10 @@ export CMD TARGET
 
 # Program:package pairs of Debian and Ubuntu; what is missing is installed where that is allowed.
 TEST_PROGRAMS := sshd:openssh-server ssh:openssh-client ssh-agent:openssh-client dropbear:dropbear-bin dash:dash bash:bash \
-	busybox:busybox tcsh:tcsh fish:fish ip:iproute2 ps:procps setsid:util-linux strace:strace sudo:sudo
+	busybox:busybox tcsh:tcsh fish:fish ip:iproute2 ps:procps setsid:util-linux strace:strace sudo:sudo \
+	chromium:chromium
 
-.PHONY: run test check bench chaos profile soak setup lock clean
+.PHONY: run test check bench chaos profile soak screenshots setup lock clean
 
 run: setup
 	@.venv/bin/fleetflow run "$$CMD" --target "$$TARGET"; code=$$?; .venv/bin/fleetflow status; exit $$code
@@ -51,6 +52,11 @@ soak: setup
 	.venv/bin/pytest -n0 -m slow
 	PYTHONPATH=. .venv/bin/python profiling/soak_tasks.py --rounds "$(or $(ROUNDS),5)"
 	PYTHONPATH=. .venv/bin/python profiling/soak_worker.py --runs "$(or $(RUNS),1000)"
+
+# The pictures of Prefect's UI in docs/images, taken by the test that drives it.
+screenshots: setup
+	@sh tests/programs.sh $(TEST_PROGRAMS)
+	SCREENSHOTS=docs/images .venv/bin/pytest -n0 tests/whole/test_ui.py
 
 setup: .venv/.ready
 

@@ -5,8 +5,8 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
 from functools import partial
+from typing import Literal
 from uuid import UUID, uuid4
 
 from prefect.client.orchestration import PrefectClient
@@ -20,31 +20,26 @@ from pydantic import Field, ValidationError
 
 from flows import summary
 from flows.context import Context
+from flows.markdown import literal
 from flows.patience import patiently
 from flows.request import Request
 from models.records import Decision, Task
 from models.settings import Settings
 
 _POLL = 0.5  # seconds between looks for an answer
+_COMMAND = 500  # characters of a command in a question
 _MARGIN = 60.0  # seconds after our own deadline at which Prefect's server ends a pause that nobody waits in any more
 
 Ask = Callable[[str], Awaitable[Decision]]
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
-class Answer(StrEnum):
-    """Whether the task may go on."""
-
-    YES = "yes"
-    NO = "no"
-
-
 class ApprovalForm(RunInput):
     """What Prefect's UI asks for when it resumes the run; `fleetflow task approve` sends the same."""
 
-    approve: Answer = Field(description="yes: the task goes on. no: what has not started never will.")
-    who: str = Field(min_length=1, max_length=200, description="Your name; it is kept with the task.")
-    why: str = Field(default="", max_length=2000, description="Your reason; it is kept with the task.")
+    approve: Literal["yes", "no"] = Field(title="approve", description="yes: the task goes on. no: what has not started never will.")
+    who: str = Field(title="who", min_length=1, max_length=200, description="Your name; it is kept with the task.")
+    why: str = Field(title="why", default="", max_length=2000, description="Your reason; it is kept with the task.")
 
 
 class NotApprovedError(Exception):
@@ -63,10 +58,16 @@ async def require(context: Context, request: Request, task: Task, log: Log) -> N
         return
     hosts = summary.count_hosts(len(request.hosts))
     log.info("Task %d waits for approval: %s", task.id, reason)
-    decision = await ask(context, task.id, f"Run {json.dumps(request.command.script)[:500]} on {hosts}? {reason}")
+    decision = await ask(context, task.id, f"Run {_shown(request.command.script)} on {hosts}? {reason}")
     log.info("Task %d: %s", task.id, "approved" if decision.approved else "not approved")
     if not decision.approved:
         raise NotApprovedError(decision)
+
+
+def _shown(script: str) -> str:
+    """A command on one line; that something of it is left out can be seen."""
+    line = json.dumps(script)
+    return line if len(line) <= _COMMAND else line[: _COMMAND - 1] + "…"
 
 
 def why_ask(settings: Settings, request: Request) -> str | None:
@@ -109,7 +110,7 @@ async def _pause(question: str, seconds: float) -> Decision:
         keys = await patiently(partial(_show_form, client, flow_run_id, question, seconds))
         await _until_resumed(client, flow_run_id)
         if form := await patiently(partial(_read_form, keys)):
-            return Decision(approved=form.approve is Answer.YES, who=form.who, why=form.why)
+            return Decision(approved=form.approve == "yes", who=form.who, why=form.why)
         # Resumed without the form, as by a forced state: that is no answer.
 
 
@@ -118,7 +119,7 @@ async def _show_form(client: PrefectClient, flow_run_id: UUID, question: str, se
     paused: State[None] = Paused(timeout_seconds=int(seconds), pause_key=uuid4().hex, message=question)
     keys = keyset_from_paused_state(paused)
     paused.state_details.run_input_keyset = {str(name): key for name, key in keys.items()}
-    await ApprovalForm.with_initial_data(description=question).asave(keys)
+    await ApprovalForm.with_initial_data(description=literal(question)).asave(keys)
     await propose_state(client, paused, flow_run_id=flow_run_id)
     return keys
 

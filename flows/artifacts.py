@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from flows import summary
+from flows.markdown import literal
 from models.records import Execution, Task
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ async def publish(task: Task, executions: Sequence[Execution]) -> None:
             table=_bounded(summary.rows(executions)),
             description=f"Task {task.id}: {summary.sentence(task, executions)}",
         )
-        await acreate_markdown_artifact(key="fleetflow-summary", markdown=summary.page(task, executions), description=task.name)
+        await acreate_markdown_artifact(key="fleetflow-summary", markdown=summary.page(task, executions), description=literal(task.name))
     except Exception as error:  # noqa: BLE001 - whatever keeps Prefect from taking a page, the task's end stands
         logger.warning("the artifacts of task %d could not be published: %s", task.id, error)
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
 from flows.context import Context
+from flows.markdown import literal
 from models.records import Task
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ async def _show(context: Context, task: Task, over: asyncio.Event) -> None:
         return
     try:
         shown = await _done(context, task)
-        artifact = await acreate_progress_artifact(progress=shown, key="fleetflow-progress", description=f"Task {task.id}: {task.name}")
+        artifact = await acreate_progress_artifact(
+            progress=shown, key="fleetflow-progress", description=f"Task {task.id}: {literal(task.name)}"
+        )
         while not await _is_over(over):
             done = await _done(context, task)
             if done != shown:

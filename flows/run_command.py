@@ -39,18 +39,11 @@ def run_name(command: str, target: str) -> str:
 async def run_command(
     command: str = "",
     target: str = "localhost",
-    executor: Literal["auto", "ssh", "local"] = "auto",
-    user: str = "",
-    identity: str = "",
-    host_key: Literal["configured", "strict", "accept-new", "off"] = "configured",
     timeout: float | None = None,
-    connect_timeout: float | None = None,
-    on_disconnect: Literal["configured", "end", "linger", "detach"] = "configured",
+    become: bool = False,
+    become_user: str = "root",
+    become_password: str = "",
     forks: int | None = None,
-    cwd: str = "",
-    env: list[str] = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
-    stdin: str = "",
-    stdin_encoding: Literal["text", "base64"] = "text",
     waves: str = "",
     wave_pause: float = 0,
     confirm_waves: bool = False,
@@ -61,10 +54,17 @@ async def run_command(
     deadline: float | None = None,
     order: Literal["listed", "shuffled"] = "listed",
     pick: int | None = None,
-    become: bool = False,
-    become_user: str = "root",
-    become_password: str = "",
+    cwd: str = "",
+    env: list[str] = [],  # noqa: B006 - Prefect shows the default in its form; it is never changed
+    stdin: str = "",
+    stdin_encoding: Literal["text", "base64"] = "text",
     umask: str = "",
+    on_disconnect: Literal["configured", "end", "linger", "detach"] = "configured",
+    executor: Literal["auto", "ssh", "local"] = "auto",
+    user: str = "",
+    identity: str = "",
+    host_key: Literal["configured", "strict", "accept-new", "off"] = "configured",
+    connect_timeout: float | None = None,
     script: str = "",
     script_name: str = "",
     arguments: list[str] = [],  # noqa: B006 - as above
@@ -74,21 +74,12 @@ async def run_command(
     Args:
         command: What to run: shell text for /bin/sh, as you would type it on the host. Empty where a `script` is given.
         target: Which hosts: `web[01-20],@db,!web07`, `@prod&@web`, `tag:dc=ams`, `root@10.0.0.1:2222`, `localhost`.
-        executor: How hosts are reached. `auto` does as the inventory says, and SSH where it says nothing.
-        user: The user to log in as over SSH. Empty: as the inventory, the settings or ~/.ssh/config say.
-        identity: Path of the SSH private key to offer first, on the worker's machine. Empty: as configured.
-        host_key: What is done with a host key that is not in known_hosts. `configured`: as inventory, settings or ~/.ssh/config say.
-        timeout: Seconds the command may take on a host before it is ended there. Empty: no limit.
-        connect_timeout: Seconds a host has to accept the command. Empty: as the settings or the host's
-            ConnectTimeout in ~/.ssh/config say (10).
-        on_disconnect: What a host does with the running command when nobody is attached to it any more, because the connection
-            or the worker is gone. `end`: ends it. `linger`: ends it after 30 s, unless somebody attached again. `detach`: lets it run.
-        forks: How many hosts run at the same time. Empty: as the settings say (100).
-        cwd: Folder on the host in which the command runs. Empty: the home of the user it runs as.
-        env: Environment of the command as NAME=value, one an entry. `NAME=secret:KEY` takes the value from the worker, or from
-            the Secret block KEY; plain values are stored and shown.
-        stdin: What the command reads from its standard input.
-        stdin_encoding: `base64` for a stdin that is not text.
+        timeout: Seconds the command may take on a host before it is ended there. None: no limit.
+        become: Whether sudo makes it run as another user.
+        become_user: The user it then runs as.
+        become_password: What sudo is answered when it asks: `secret:NAME`, a secret of the worker, never the password itself.
+            Empty: the worker's setting become_password; where there is none, sudo must not ask.
+        forks: How many hosts run at the same time. None: as the settings say (100).
         waves: How many hosts have had their turn after each wave, as in `1,10%,100%`: one host, then up to a tenth of them, then all.
             Empty: all in one wave.
         wave_pause: Seconds between two waves.
@@ -98,14 +89,23 @@ async def run_command(
         ignore_unreachable: Unreachable hosts do not count against max_failures.
         retries: How often a host that failed, or that could not be reached, is tried again.
         retry_delay: Seconds before the second try; doubled before each further one.
-        deadline: Seconds from the task's start after which nothing more is started, and what runs is ended. Empty: none.
+        deadline: Seconds from the task's start after which nothing more is started, and what runs is ended. None: none.
         order: The order in which hosts have their turn: `listed` goes by name, `shuffled` by chance.
-        pick: Run on only so many hosts of the target, chosen by chance. Empty: on all of them.
-        become: Whether sudo makes it run as another user.
-        become_user: The user it then runs as.
-        become_password: What sudo is answered when it asks: `secret:NAME`, a secret of the worker, never the password itself.
-            Empty: the worker's setting become_password; where there is none, sudo must not ask.
+        pick: Run on only so many hosts of the target, chosen by chance. None: on all of them.
+        cwd: Folder on the host in which the command runs. Empty: the home of the user it runs as.
+        env: Environment of the command as NAME=value, one an entry. `NAME=secret:KEY` takes the value from the worker, or from
+            the Secret block KEY; plain values are stored and shown.
+        stdin: What the command reads from its standard input.
+        stdin_encoding: `base64` for a stdin that is not text.
         umask: Which permissions new files do not get, in octal: `027`. Empty: as the login, or sudo, has it.
+        on_disconnect: What a host does with the running command when nobody is attached to it any more, because the connection
+            or the worker is gone. `end`: ends it. `linger`: ends it after 30 s, unless somebody attached again. `detach`: lets it run.
+        executor: How hosts are reached. `auto` does as the inventory says, and SSH where it says nothing.
+        user: The user to log in as over SSH. Empty: as the inventory, the settings or ~/.ssh/config say.
+        identity: Path of the SSH private key to offer first, on the worker's machine. Empty: as configured.
+        host_key: What is done with a host key that is not in known_hosts. `configured`: as inventory, settings or ~/.ssh/config say.
+        connect_timeout: Seconds a host has to accept the command. None: as the settings or the host's
+            ConnectTimeout in ~/.ssh/config say (10).
         script: The text of a script file, in place of a command. Its `#!` line says which program reads it; without one /bin/sh does.
         script_name: What the script is called in lists.
         arguments: What the script is given as its arguments, one an entry.

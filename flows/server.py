@@ -11,6 +11,9 @@ from setproctitle import setproctitle
 
 from flows.lifeline import end_with
 
+# Prefect's UI loads an analytics library that calls its maker even where analytics are off; pages may ask this machine alone.
+_POLICY = "connect-src 'self' data: blob: http://127.0.0.1:* ws://127.0.0.1:* http://localhost:* ws://localhost:*"
+
 
 def main(listener: int, lifeline: int) -> None:
     """Serve until a signal comes or the lifeline ends."""
@@ -22,7 +25,9 @@ def main(listener: int, lifeline: int) -> None:
     from flows.turns import take_turns
 
     take_turns()
-    config = uvicorn.Config(create_app(final=True), log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        create_app(final=True), log_level="warning", timeout_graceful_shutdown=2, headers=[("content-security-policy", _POLICY)]
+    )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
 
 

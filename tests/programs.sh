@@ -24,4 +24,7 @@ fi
 echo "Installing:$missing"
 $root env DEBIAN_FRONTEND=noninteractive sh -c "
     apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 ||
-    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null; }"
+    { apt-get update -qq
+      for package in $missing; do # one by one: a system may have no package of one of these names
+          apt-get install -qq -y --no-install-recommends \$package >/dev/null || echo \"Not installed: \$package\" >&2
+      done; }"
