@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from models.errors import UnavailableError
 from models.poolmark import database_of
 
-DEPLOYMENT = "run-command/fleet"
+RUN_COMMAND, RUN_SCRIPT = "run-command/fleet", "run-script/fleet"
 _PATIENCE = 30.0  # seconds that a server which answers "busy" or nothing is asked again
 _REFUSED_PATIENCE = 3.0  # the same where nobody listens: a server that starts again takes longer, and a wrong address is more likely
 _FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}

@@ -25,6 +25,7 @@ def _settings(prefect_home: Path, api_url: str, auth: str | None) -> dict[str, s
         "PREFECT_SERVER_MEMO_STORE_PATH": str(prefect_home / "memo.toml"),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_LOGGING_COLORS": "false",
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
         "PREFECT_WORKER_QUERY_SECONDS": "0.5",
         "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
     }

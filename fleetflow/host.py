@@ -46,6 +46,7 @@ def add(
     jump: Annotated[str | None, typer.Option(help="Jump hosts, as ProxyJump spells them.")] = None,
     identity: Annotated[str | None, typer.Option(help="SSH private key to offer first.")] = None,
     host_key: Annotated[HostKeyPolicy | None, typer.Option(help="What is done with an unknown host key.")] = None,
+    credentials: Annotated[str | None, typer.Option(help="Prefect block of SSH credentials to log in with.")] = None,
     groups: Annotated[list[str] | None, typer.Option("--group", help="Group the host is in; may be given again.")] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Tag; may be given again.")] = None,
 ) -> None:
@@ -61,6 +62,7 @@ def add(
         "jump": jump,
         "identity": identity,
         "host_key": host_key,
+        "credentials": credentials,
         "groups": groups or None,
         "tags": _read_tags(tags) or None,
     }
@@ -141,6 +143,7 @@ def _row(host: Host, source: str) -> dict[str, object]:
         "jump": host.jump,
         "identity": str(host.identity) if host.identity else None,
         "host_key": host.host_key,
+        "credentials": host.credentials,
         "groups": sorted(host.groups),
         "tags": dict(host.tags),
         "source": source,

@@ -12,7 +12,7 @@ from models.retries import Kind, choose, describe, tag_retry_of
 from models.settings import Settings
 from models.store import Store
 
-_NOT_AGAIN = {"pick"}  # the hosts are chosen already
+_NOT_AGAIN = {"pick", "script"}  # the hosts are chosen already; older tasks have their script twice
 
 
 def retry_task(store: Store, task: Task, kinds: list[Kind], printer: Printer, *, wait: bool) -> int:
@@ -34,7 +34,7 @@ def _parameters(task: Task, target: str) -> dict[str, object]:
     command = task.command
     stdin, encoding = commands.encode_stdin(command.stdin)
     asked = {
-        "command": command.script,
+        "script" if command.interpreter else "command": command.script,
         "env": [f"{name}={value}" for name, value in command.env.items()],
         "cwd": command.cwd,
         "stdin": stdin,

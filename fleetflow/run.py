@@ -16,6 +16,7 @@ from fleetflow.interrupts import Interrupts
 from fleetflow.results import Printer, to_stderr, to_stdout
 from fleetflow.text import inert
 from models import commands, scripts
+from models.credentials import check_name
 from models.errors import UnavailableError, UsageError
 from models.policy import Order, read_policy
 from models.settings import Settings
@@ -41,6 +42,9 @@ def run(
     executor: Annotated[ExecutorKind | None, typer.Option(help="How hosts are reached; default: as the inventory says, else ssh.")] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", help="User to log in as over SSH.")] = None,
     identity: Annotated[Path | None, typer.Option("--identity", "-i", help="SSH private key to offer first.")] = None,
+    credentials: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Prefect block of SSH credentials that the worker logs in with.")
+    ] = None,
     host_key: Annotated[HostKeyPolicy | None, typer.Option(help="What to do with a host key that is not in known_hosts.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds the command may take on a host.")] = None,
     connect_timeout: Annotated[float | None, typer.Option(help="Seconds a host has to accept the command.")] = None,
@@ -71,6 +75,9 @@ def run(
     pick: Annotated[int | None, typer.Option(help="Run on only so many hosts of the target, chosen by chance.")] = None,
     script: Annotated[
         str | None, typer.Option(metavar="FILE", help="Script to run in place of a command, by its #! line; - for our input.")
+    ] = None,
+    interpreter: Annotated[
+        str | None, typer.Option(metavar="LINE", help="Program that reads the script, in the place of its #! line: '/usr/bin/env python3'.")
     ] = None,
     become: Annotated[bool, typer.Option("--become", help="Run it as another user, by sudo.")] = False,
     become_user: Annotated[str, typer.Option(help="The user to become.")] = "root",
@@ -112,6 +119,7 @@ def run(
         "executor": executor and executor.value,
         "user": user,
         "identity": identity and str(_existing(identity)),
+        "credentials": credentials,
         "host_key": host_key and host_key.value,
         "timeout": timeout,
         "connect_timeout": connect_timeout,
@@ -127,6 +135,7 @@ def run(
         "umask": umask,
         "script": None if script is None else text,
         "script_name": scriptfile.name(script),
+        "interpreter": interpreter,
         "arguments": list(arguments),
         "confirm_waves": confirm_waves or None,
         **{name: policy[name] for name in unusual},
@@ -152,9 +161,13 @@ def _check(settings: Settings, asked: Mapping[str, Any]) -> int:
         become=user,
         become_password=password,
         umask=given("umask"),
-        interpreter=scripts.interpreter(script) if "script" in asked else (),
+        interpreter=scripts.interpreter(script, given("interpreter", "")) if "script" in asked else (),
         arguments=tuple(given("arguments", ())),
     )
+    if "interpreter" in asked and "script" not in asked:
+        raise UsageError("--interpreter is for a script; a command is read by /bin/sh")
+    if "credentials" in asked:
+        check_name(asked["credentials"])
     commands.check(command)
     commands.check_limits(given("forks", settings.forks), given("connect_timeout", settings.connect_timeout))
     hosts = check_target(settings, given("target", ""))
@@ -196,11 +209,11 @@ def check_target(settings: Settings, target: str) -> int:
 
 def send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, wait: bool, tags: Sequence[str] = ()) -> int:
     """Start a flow run with these parameters and follow it to its end; returns the exit code."""
-    from fleetflow.client import DEPLOYMENT, Prefect
+    from fleetflow.client import RUN_COMMAND, RUN_SCRIPT, Prefect
 
     endpoint = stack.ensure_stack(settings)
     with Prefect(endpoint.api_url, endpoint.auth) as prefect, Interrupts() as interrupts:
-        deployment = prefect.deployment(DEPLOYMENT)
+        deployment = prefect.deployment(RUN_SCRIPT if "script" in parameters else RUN_COMMAND)
         if settings.prefect_api_url:
             _check_database(settings, prefect.database_of(deployment))
         run = prefect.run(deployment, parameters, key=f"fleetflow-{uuid.uuid4()}", tags=tags)

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import WorkPool
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -15,6 +15,8 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from flows.patience import patiently
 from models.errors import UnavailableError
 from models.poolmark import database_of, describe
+
+MANY = 100  # more than 25 workers run with the usual `flow_runs`: theirs is the limit that is felt
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Deployment:
     description: str
     tags: tuple[str, ...] = ()
     cron: str = ""  # the schedule that it is made with; afterwards it is people's
+    limit: int = MANY  # runs at the same time, of all workers; more wait. As with the schedule
 
 
 DEPLOYMENTS = (
@@ -37,10 +40,17 @@ DEPLOYMENTS = (
     ),
     Deployment(
         name="fleet",
+        entrypoint="flows.run_script.run_script",
+        description="Run a script on the hosts of a target.",
+        tags=("fleetflow", "script"),
+    ),
+    Deployment(
+        name="fleet",
         entrypoint="flows.maintenance.reap_lost",
         description="End what dead workers left, so that nothing shows Running for ever.",
         tags=("fleetflow", "maintenance"),
         cron="* * * * *",
+        limit=10,
     ),
 )
 
@@ -120,6 +130,8 @@ async def _create(client: PrefectClient, deployment: Deployment, flow_name: str,
             enforce_parameter_schema=True,
             pull_steps=[],
             work_pool_name=work_pool,
+            concurrency_limit=deployment.limit,
+            concurrency_options=ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),  # else runs would be lost
             schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron=deployment.cron))] if deployment.cron else None,
         )
     )

@@ -30,6 +30,7 @@ from prefect.utilities.callables import call_with_parameters, get_call_parameter
 from prefect.utilities.engine import propose_state
 
 from flows.ending import claim_message, end_run
+from flows.limits import lease_of, place_kept, without_lease
 from flows.patience import is_busy, patiently
 from models.errors import LeaseLostError
 from models.owner import Owner
@@ -197,9 +198,14 @@ class _Run(AsyncFlowRunEngine[Any, Any]):
     async def carry_out(self) -> State:
         async with self.start():
             while self.is_running():
-                async with self.run_context():
+                async with self.run_context(), place_kept(self.client, lease_of(self.flow_run)):
                     await self.call_flow_fn()
         return self.state
+
+    @property
+    def state(self) -> State:
+        """What the engine looks at: without the lease of a concurrency limit, which we keep ourselves."""
+        return without_lease(super().state)
 
     def cancel(self, reason: str) -> None:
         if self.cancel_reason is None:

@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 
 from flows import events
 from flows.patience import patiently
+from flows.waiting import schedule_of
 
 
 async def skip_if_late() -> str | None:
@@ -39,12 +40,7 @@ async def _newest_due(client: PrefectClient, run: FlowRun) -> FlowRun | None:
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=20,
     )
-    return next((other for other in due if other.id != run.id and other.auto_scheduled and _schedule(other) == _schedule(run)), None)
-
-
-def _schedule(run: FlowRun) -> list[str]:
-    """Which schedule of which deployment made a run: Prefect's key says `scheduled DEPLOYMENT SCHEDULE TIME`."""
-    return (run.idempotency_key or "").split()[:3]
+    return next((other for other in due if other.id != run.id and other.auto_scheduled and schedule_of(other) == schedule_of(run)), None)
 
 
 def _clock(time: datetime) -> str:

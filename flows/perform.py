@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from flows import approval, artifacts, events, progress, summary, vault
+from flows import approval, artifacts, events, logins, progress, summary, vault
 from flows.brake import Brake
 from flows.context import Context
 from flows.request import Request
@@ -35,7 +35,7 @@ async def perform(context: Context, request: Request) -> State[None]:
     task = await _open(context, request)
     try:
         await approval.require(context, request, task, log)
-        revealed = await vault.reveal(request)
+        revealed = await logins.reveal(await vault.reveal(request))
         claims, brake = await _claim(context, task.id)
         names = _shortened(fold(claim.host for claim in claims))
         log.info("Task %d: %s on %s: %s", task.id, describe(request.command), summary.count_hosts(task.hosts), names)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from models.credentials import check_name
 from models.inventory import Inventory
 from models.policy import Policy
 from models.settings import Settings
@@ -25,6 +26,7 @@ class Request:
     policy: Policy
     options: Mapping[str, Any] = field(default_factory=dict)  # see `options_given`
     retry_of: int | None = None  # the task whose hosts these are
+    reach: "Options"  # as far as the run itself says how hosts are reached; applied to `hosts` already
     confirm_waves: bool = False  # people are asked between two waves
     connect_timeout_is_default: bool = False  # then the host's ConnectTimeout in ~/.ssh/config holds
 
@@ -37,14 +39,16 @@ class Options:
     user: str | None = None
     identity: Path | None = None
     host_key: HostKeyPolicy | None = None
+    credentials: str | None = None
 
     def applied(self, host: Host) -> Host:
         return replace(
             host,
             executor=self.executor or host.executor,
             user=self.user or host.user,
-            identity=self.identity or host.identity,
+            identity=self.identity or (None if self.credentials else host.identity),
             host_key=self.host_key or host.host_key,
+            credentials=self.credentials or host.credentials,
         )
 
 
@@ -54,17 +58,20 @@ def resolve_hosts(target: str, options: Options, settings: Settings) -> tuple[Ho
     return tuple(options.applied(host) for host in resolve(target, inventory))
 
 
-def read_options(executor: str, user: str, identity: str, host_key: str) -> Options:
-    """The options that the flow's parameters of the same names stand for."""
+def read_options(executor: str, user: str, identity: str, host_key: str, credentials: str) -> Options:
+    """The options that the flow's parameters of the same names stand for; raises `UsageError`."""
+    if credentials:
+        check_name(credentials)
     return Options(
         executor=None if executor == "auto" else ExecutorKind(executor),
         user=user or None,
         identity=Path(identity).expanduser() if identity else None,
         host_key=None if host_key == "configured" else HostKeyPolicy(host_key),
+        credentials=credentials or None,
     )
 
 
-_KEPT_ELSEWHERE = frozenset({"command", "target", "env", "cwd", "stdin", "stdin_encoding"})
+_KEPT_ELSEWHERE = frozenset({"command", "script", "target", "env", "cwd", "stdin", "stdin_encoding"})
 
 
 def options_given(flow: Callable[..., object], parameters: Mapping[str, Any]) -> dict[str, Any]:

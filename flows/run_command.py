@@ -7,7 +7,9 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
+from pydantic.json_schema import SkipJsonSchema
 
+from flows import logins
 from flows.context import current
 from flows.lateness import skip_if_late
 from flows.perform import perform
@@ -23,7 +25,8 @@ from models.values import Command, OnDisconnect
 _NAME = 80  # characters of a flow run's name
 
 
-def _run_name() -> str:
+def name_of_run() -> str:
+    """What the current flow run is called."""
     parameters = flow_run.parameters
     what = parameters.get("command") or parameters.get("script_name") or "script"
     return run_name(str(what), str(parameters["target"]))
@@ -35,7 +38,7 @@ def run_name(command: str, target: str) -> str:
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 
-@flow(name="run-command", flow_run_name=_run_name, retries=0, persist_result=False, log_prints=False)
+@flow(name="run-command", flow_run_name=name_of_run, retries=0, persist_result=False, log_prints=False)
 async def run_command(
     command: str = "",
     target: str = "localhost",
@@ -63,16 +66,18 @@ async def run_command(
     executor: Literal["auto", "ssh", "local"] = "auto",
     user: str = "",
     identity: str = "",
+    credentials: str = "",
     host_key: Literal["configured", "strict", "accept-new", "off"] = "configured",
     connect_timeout: float | None = None,
-    script: str = "",
-    script_name: str = "",
-    arguments: list[str] = [],  # noqa: B006 - as above
+    script: SkipJsonSchema[str] = "",
+    script_name: SkipJsonSchema[str] = "",
+    interpreter: SkipJsonSchema[str] = "",
+    arguments: SkipJsonSchema[list[str]] = [],  # noqa: B006 - as above
 ) -> State[None]:
-    """Run a shell command, or a script, on every host of a target, and keep each host's outcome and output.
+    """Run a shell command on every host of a target, and keep each host's outcome and output.
 
     Args:
-        command: What to run: shell text for /bin/sh, as you would type it on the host. Empty where a `script` is given.
+        command: What to run: shell text for /bin/sh, as you would type it on the host.
         target: Which hosts: `web[01-20],@db,!web07`, `@prod&@web`, `tag:dc=ams`, `root@10.0.0.1:2222`, `localhost`.
         timeout: Seconds the command may take on a host before it is ended there. None: no limit.
         become: Whether sudo makes it run as another user.
@@ -103,19 +108,22 @@ async def run_command(
         executor: How hosts are reached. `auto` does as the inventory says, and SSH where it says nothing.
         user: The user to log in as over SSH. Empty: as the inventory, the settings or ~/.ssh/config say.
         identity: Path of the SSH private key to offer first, on the worker's machine. Empty: as configured.
+        credentials: Name of a Prefect block of the type fleetflow SSH credentials, with whose key or password the worker logs in.
+            Empty: as the inventory says.
         host_key: What is done with a host key that is not in known_hosts. `configured`: as inventory, settings or ~/.ssh/config say.
         connect_timeout: Seconds a host has to accept the command. None: as the settings or the host's
             ConnectTimeout in ~/.ssh/config say (10).
-        script: The text of a script file, in place of a command. Its `#!` line says which program reads it; without one /bin/sh does.
-        script_name: What the script is called in lists.
-        arguments: What the script is given as its arguments, one an entry.
+        script: Filled in by `run-script`, as the three that follow, and by schedules from before there was one; no form shows them.
+        script_name: As in `run-script`.
+        interpreter: As in `run-script`.
+        arguments: As in `run-script`.
     """
     if reason := await skip_if_late():
         return Cancelled(name="Skipped", message=reason)
     context = current()
     settings = context.settings
     try:
-        options = read_options(executor, user, identity, host_key)
+        options = read_options(executor, user, identity, host_key, credentials)
         as_user, password = read_become(become, become_user, become_password)
         request = Request(
             name=run_name(command or script_name or "script", target),
@@ -129,7 +137,7 @@ async def run_command(
                 become=as_user,
                 become_password=password,
                 umask=umask or None,
-                interpreter=scripts.interpreter(script) if script else (),
+                interpreter=scripts.interpreter(script, interpreter) if script else (),
                 arguments=tuple(arguments),
             ),
             target=target,
@@ -149,11 +157,14 @@ async def run_command(
             ),
             options=options_given(run_command.fn, flow_run.parameters),
             retry_of=read_retry_of(flow_run.tags),
+            reach=options,
             confirm_waves=confirm_waves,
             connect_timeout_is_default=connect_timeout is None and "connect_timeout" not in settings.model_fields_set,
         )
         check(request.command)
         check_limits(request.policy.forks, request.connect_timeout)
+        if options.credentials is not None:
+            await logins.require(options.credentials)
         return await perform(context, request)
     except NoHostsError as error:
         return Failed(name="No hosts", message=str(error))

@@ -41,7 +41,7 @@ def main(lifeline: int) -> None:
 async def _serve() -> None:
     from prefect.client.orchestration import get_client
 
-    from flows import deploy
+    from flows import blocks, deploy
     from flows.engine import soften
     from flows.worker import FleetflowWorker
     from models import database
@@ -65,6 +65,7 @@ async def _serve() -> None:
             ours=settings.prefect_api_url is None,
         )
         await deploy.deploy(client, settings.work_pool)
+        await blocks.register(client)
     worker = FleetflowWorker(work_pool_name=settings.work_pool)
     worker.needs_socket = True
     await worker.start(printer=_say)

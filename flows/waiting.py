@@ -37,7 +37,7 @@ class WaitingRoom:
     def choose(self, due: Sequence[FlowRun], under_way: Sequence[FlowRun]) -> list[FlowRun]:
         """Those whose turn has come."""
         free = self.places - sum(not _is_maintenance(run) for run in under_way)
-        in_order = sorted(due, key=_age)
+        in_order = _in_order(due)
         ordinary = [run for run in in_order if not _is_maintenance(run)]
         chosen, waiting = ordinary[: max(free, 0)], ordinary[max(free, 0) :]
         now = time.monotonic()
@@ -71,6 +71,21 @@ class WaitingRoom:
 
 def _is_maintenance(run: FlowRun) -> bool:
     return MAINTENANCE in run.tags
+
+
+def schedule_of(run: FlowRun) -> tuple[str, ...]:
+    """Which schedule of which deployment made a run: Prefect's key says `scheduled DEPLOYMENT SCHEDULE TIME`. Empty for all others."""
+    return tuple((run.idempotency_key or "").split()[:3]) if run.auto_scheduled else ()
+
+
+def _in_order(due: Sequence[FlowRun]) -> list[FlowRun]:
+    """Oldest first; of those that one schedule has made the newest takes the turn of the oldest, for the others will be skipped.
+
+    Each in its own turn, a schedule whose period is shorter than the queue would have all its runs skipped.
+    """
+    newest_first = sorted(due, key=_age, reverse=True)
+    turns = {schedule_of(run): _age(run) for run in newest_first}
+    return sorted(newest_first, key=lambda run: turns[schedule_of(run)] if schedule_of(run) else _age(run))
 
 
 def _age(run: FlowRun) -> tuple[datetime, datetime]:

@@ -100,8 +100,8 @@ def become(asked: bool, user: str, password: str) -> tuple[str | None, str | Non
 
 
 def either(command: str, script: str) -> str:
-    """The one of the two that is given; raises `UsageError` where it is both, or none."""
-    if bool(command) == bool(script):
+    """The one of the two that is given; raises `UsageError` where it is both."""
+    if command and script:
         raise UsageError("give either a command or a script")
     return command or script
 

@@ -7,6 +7,7 @@ FleetflowError
 │   ├── InventoryError        hosts.yaml or hosts.d/*.yaml
 │   ├── SettingsError         fleetflow.toml or FLEETFLOW_*
 │   ├── SecretError           `secret:NAME` that the worker does not have
+│   ├── CredentialsError      credentials that Prefect does not have, or that open nothing
 │   └── NotFoundError         a task number, a host
 ├── NoHostsError              a right target without hosts                    exit code 3
 ├── NothingToRetryError       a task without hosts of the kind to run again   exit code 3
@@ -90,6 +91,15 @@ class SecretError(UsageError):
             f"secret {name!r} is not set; make a Prefect Secret block of that name, or set FLEETFLOW_SECRET_{name} where the worker starts"
             " (`fleetflow down`, then `fleetflow up -d`)"
         )
+
+
+class CredentialsError(UsageError):
+    """The block that somebody names as credentials is not there, or is of no use."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"credentials {_shown(name)}: {reason}")
 
 
 class NotFoundError(UsageError, LookupError):

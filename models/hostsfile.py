@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from models import marked
 from models.errors import InventoryError, UsageError
-from models.names import GROUP, HOST, TAG_KEY, TAG_VALUE, USER, is_ip
+from models.names import BLOCK, GROUP, HOST, TAG_KEY, TAG_VALUE, USER, is_ip
 from models.ranges import split
 from models.values import ExecutorKind, HostKeyPolicy
 
@@ -56,6 +56,13 @@ def _split_text(value: object) -> object:
 
 
 _JUMP = re.compile(r"(ssh://)?[A-Za-z0-9_\[][A-Za-z0-9_.@:%\[\]+-]*(,(ssh://)?[A-Za-z0-9_\[][A-Za-z0-9_.@:%\[\]+-]*)*")
+
+
+def is_jump(text: str) -> bool:
+    """Whether this spells jump hosts, or none."""
+    return _JUMP.fullmatch(text) is not None
+
+
 _TEXT_OR_LIST = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 _WORD = WithJsonSchema({"type": ["string", "number", "boolean"]})
 
@@ -80,6 +87,9 @@ class Reach(BaseModel):
     )
     identity: Annotated[str, AfterValidator(_check_identity)] | None = Field(None, description="SSH private key to offer first; ~ is $HOME")
     host_key: HostKeyPolicy | None = Field(None, description="what is done with a host key that is not in known_hosts")
+    credentials: Annotated[str, _fits(BLOCK, "the name of a block (small letters, digits and dashes)")] | None = Field(
+        None, description="Prefect block of SSH credentials that the worker logs in with"
+    )
     tags: Mapping[TagKey, TagValue] = Field({}, description="tags, for targets such as tag:dc=ams")
 
 

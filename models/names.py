@@ -11,6 +11,7 @@ USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}")
 TAG_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 TAG_VALUE = re.compile(r"[\w.:/+@=-]{1,255}")
+BLOCK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # what Prefect lets a block be called
 
 
 @dataclass(frozen=True, slots=True)

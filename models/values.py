@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from models.credentials import Credentials
+from models.errors import CredentialsError
 from models.states import ExecutionState
 
 
@@ -51,6 +53,8 @@ class Host:
     jump: str | None = None  # as ProxyJump spells it: [user@]host[:port], several with commas, or "none"
     identity: Path | None = None
     host_key: HostKeyPolicy | None = None
+    credentials: str | None = None  # their name
+    login: Credentials | CredentialsError | None = None  # what the name stands for, or why it stands for nothing; read by the worker
     groups: frozenset[str] = frozenset()
     tags: Mapping[str, str] = field(default_factory=dict)
 

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import io
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -14,14 +13,13 @@ from typing import Any
 import paramiko
 from paramiko.agent import AgentKey, AgentSSH
 
+from executors.ssh import private_keys
 from executors.ssh.certificates import SUFFIX, USER, CertificateError
+from executors.ssh.private_keys import UnusableKeyError
 from executors.ssh.route import Route
 from executors.ssh.user_certificates import AgentCertificate, CertifiedKey, beside, read_file
+from models.credentials import Credentials
 from models.errors import UnreachableError
-
-
-class _UnusableKeyError(Exception):
-    """A key file that cannot be used; the message says why, and names no secret."""
 
 
 @dataclass(frozen=True)
@@ -57,72 +55,68 @@ class Offers:
                 self.notes.append(f"{offer.label}: {why}")
 
 
+_Found = paramiko.PKey | UnusableKeyError
+
+
 class Keyring:
-    """Private keys by path. Each is parsed once, however many connections ask for it at the same time."""
+    """Private keys. Each is parsed once, however many connections ask for it at the same time."""
 
     def __init__(self, passphrase: str | None) -> None:
         self._passphrase = passphrase
         self._lock = threading.Lock()
-        self._locks: dict[Path, threading.Lock] = {}
-        self._keys: dict[Path, tuple[tuple[int, int], paramiko.PKey | _UnusableKeyError]] = {}
+        self._locks: dict[Path | Credentials, threading.Lock] = {}
+        self._files: dict[Path, tuple[tuple[int, int], _Found]] = {}
+        self._texts: dict[Credentials, _Found] = {}
 
     def load(self, path: Path) -> paramiko.PKey:
-        """The key in a file; raises `_UnusableKeyError`."""
-        with self._lock:
-            lock = self._locks.setdefault(path, threading.Lock())
-        with lock:
-            found = self._load(path)
-        if isinstance(found, _UnusableKeyError):
-            raise found
-        return found
+        """The key in a file; raises `UnusableKeyError`."""
+        with self._lock_of(path):
+            return _usable(self._load(path))
 
-    def _load(self, path: Path) -> paramiko.PKey | _UnusableKeyError:
+    def open(self, credentials: Credentials) -> paramiko.PKey:
+        """The key that stands in credentials; raises `UnusableKeyError`."""
+        with self._lock_of(credentials):
+            found = self._texts.get(credentials)
+            if found is None:
+                self._forget_outdated(credentials.name)
+                found = self._texts[credentials] = _attempt(partial(private_keys.read_text, credentials))
+            return _usable(found)
+
+    def _load(self, path: Path) -> _Found:
         try:
             stat = path.stat()
         except OSError:
-            return _UnusableKeyError(f"key file {path} does not exist")
+            return UnusableKeyError(f"key file {path} does not exist")
         stamp = (stat.st_mtime_ns, stat.st_size)
-        known = self._keys.get(path)
+        known = self._files.get(path)
         if known is None or known[0] != stamp:
-            # a failure is kept too: a wrong passphrase costs 0.1 s of key derivation, for every host
-            known = self._keys[path] = (stamp, _parse(path, self._passphrase))
+            known = self._files[path] = (stamp, _attempt(partial(private_keys.read_file, path, self._passphrase)))
         return known[1]
 
+    def _lock_of(self, what: Path | Credentials) -> threading.Lock:
+        with self._lock:
+            return self._locks.setdefault(what, threading.Lock())
 
-def _parse(path: Path, passphrase: str | None) -> paramiko.PKey | _UnusableKeyError:
+    def _forget_outdated(self, name: str) -> None:
+        """Credentials that have changed leave nothing of their former key behind."""
+        with self._lock:
+            for known in [known for known in self._texts if known.name == name]:
+                del self._texts[known]
+                self._locks.pop(known, None)
+
+
+def _attempt(read: Callable[[], paramiko.PKey]) -> _Found:
+    """The key, or why there is none: that is kept too, since a wrong passphrase costs 0.1 s of key derivation for every host."""
     try:
-        return _decrypt(path, passphrase)
-    except OSError as error:
-        return _UnusableKeyError(f"key file {path} cannot be read ({error.strerror})")
-    except _UnusableKeyError as error:
+        return read()
+    except UnusableKeyError as error:
         return error
-    except (paramiko.SSHException, paramiko.pkey.UnknownKeyType, ValueError):
-        return _UnusableKeyError(f"key file {path} is no ed25519, ECDSA or RSA private key")
 
 
-def _decrypt(path: Path, passphrase: str | None) -> paramiko.PKey:
-    text = path.read_text()
-    try:
-        return _read_key(text, None)
-    except paramiko.PasswordRequiredException:
-        if passphrase is None:
-            raise _UnusableKeyError(f"key file {path} is encrypted; set FLEETFLOW_SSH_PASSPHRASE") from None
-    try:
-        return _read_key(text, passphrase)
-    except (ValueError, paramiko.SSHException):
-        raise _UnusableKeyError(f"key file {path} does not open with FLEETFLOW_SSH_PASSPHRASE") from None
-
-
-def _read_key(text: str, passphrase: str | None) -> paramiko.PKey:
-    """The key of whatever type; PKey.from_path would take a certificate beside it in its place, and fail with a damaged one."""
-    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
-        try:
-            return kind.from_private_key(io.StringIO(text), passphrase)
-        except paramiko.PasswordRequiredException:
-            raise
-        except (paramiko.SSHException, ValueError):
-            continue
-    raise paramiko.SSHException("no key")
+def _usable(found: _Found) -> paramiko.PKey:
+    if isinstance(found, UnusableKeyError):
+        raise found
+    return found
 
 
 class Agent:
@@ -192,6 +186,8 @@ def gather(route: Route, keyring: Keyring, agent: Agent) -> Offers:
         _add_certificate(offers, path, partial(_find_private, usable, keyring, paths))
     if route.identity is not None:
         _add_file(offers, keyring, route.identity)
+    if route.login is not None and route.login.key is not None:
+        _add(offers, f"the key of credentials {route.login.name!r}", partial(keyring.open, route.login))
     for offer in usable:
         offers.add(offer.label, offer.key)
     for path in route.identity_files:
@@ -202,9 +198,13 @@ def gather(route: Route, keyring: Keyring, agent: Agent) -> Offers:
 
 
 def _add_file(offers: Offers, keyring: Keyring, path: Path) -> None:
+    _add(offers, str(path), partial(keyring.load, path))
+
+
+def _add(offers: Offers, label: str, read: Callable[[], paramiko.PKey]) -> None:
     try:
-        offers.add(str(path), keyring.load(path))
-    except _UnusableKeyError as error:
+        offers.add(label, read())
+    except UnusableKeyError as error:
         offers.notes.append(str(error))
 
 
@@ -227,7 +227,7 @@ def _find_private(held: Iterable[Offer], keyring: Keyring, paths: Iterable[Path]
         if offer.blob == public:
             return offer.key
     for path in paths:
-        with contextlib.suppress(_UnusableKeyError):
+        with contextlib.suppress(UnusableKeyError):
             if (key := keyring.load(path)).asbytes() == public:
                 return key
     return None

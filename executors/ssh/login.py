@@ -44,13 +44,14 @@ def log_in(transport: Transport, name: str, route: Route, credentials: Credentia
     if route.identity is not None:
         require(name, route.identity)
     tries = _Tries(usable=route.methods)
+    password = route.login.password if route.login else credentials.password
     with Agent(route.agent) as agent:
         offers = gather(route, credentials.keyring, agent)
         if _offer_keys(transport, route.user, offers, tries):
             return
-    if credentials.password is not None and _give_password(transport, route.user, credentials.password, tries):
+    if password is not None and _give_password(transport, route.user, password, tries):
         return
-    raise AuthenticationError(name, _explain(route, offers, tries, has_password=credentials.password is not None))
+    raise AuthenticationError(name, _explain(route, offers, tries, has_password=password is not None))
 
 
 def _offer_keys(transport: Transport, user: str, offers: Offers, tries: _Tries) -> bool:
@@ -101,5 +102,5 @@ def _explain(route: Route, offers: Offers, tries: _Tries, *, has_password: bool)
     if tries.accepted:
         text += f"; it wants {' or '.join(tries.accepted)}"
         if not has_password and tries.allows("password"):
-            text += " (FLEETFLOW_SSH_PASSWORD is not set)"
+            text += f" (credentials {route.login.name!r} hold none)" if route.login else " (FLEETFLOW_SSH_PASSWORD is not set)"
     return "; ".join((text, *offers.notes))

@@ -10,7 +10,8 @@ from executors.ssh.jumps import Hop, parse_jumps
 from executors.ssh.route import METHODS, Route
 from executors.ssh.threads import Threads
 from executors.ssh.tokens import local_user
-from models.errors import SettingsError, UnreachableError
+from models.credentials import Credentials
+from models.errors import CredentialsError, SettingsError, UnreachableError
 from models.settings import Settings
 from models.values import Host, HostKeyPolicy
 
@@ -33,10 +34,11 @@ class Planner:
     async def route(self, host: Host) -> Route:
         """The route to a host; raises `UnreachableError` when the configuration makes no sense."""
         await self._forget_if_stale()
-        key = (host.name, host.address, host.user, host.port, host.jump, host.identity, host.host_key)
+        login = _login(host)
+        key = (host.name, host.address, host.user, host.port, host.jump, host.identity, host.host_key, login)
         known = self._known
         if key not in known:
-            known[key] = await self._threads.run(lambda: self._find(host))
+            known[key] = await self._threads.run(lambda: self._find(host, login))
         return known[key]
 
     async def _forget_if_stale(self) -> None:
@@ -46,20 +48,28 @@ class Planner:
             if len(self._known) > _KNOWN_LIMIT or not await self._threads.run(self._config.is_current):
                 self._known = {}  # a new one: what is being found now may be stale
 
-    def _find(self, host: Host) -> Route:
+    def _find(self, host: Host, login: Credentials | None) -> Route:
         """Reads files, and may run commands of `Match exec`."""
         target = host.address or host.name
         user, port = host.user or self._settings.ssh_user, host.port or self._settings.ssh_port
         try:
             config = self._config.lookup(target, user=user, port=port)
-            hops = parse_jumps(host.jump) if host.jump is not None else config.proxy_jump
-            via = self._chain(host.name, hops or ())
+            via = self._via(host, login, config)
         except (SettingsError, ValueError) as error:
             raise UnreachableError(host.name, str(error)) from error
-        route = self._build(config, via, user=user, identity=host.identity, policy=host.host_key)
+        route = self._build(config, via, login, user=user, identity=host.identity, policy=host.host_key)
         return _without_loop(host.name, route, proxied=host.jump is None)
 
-    def _chain(self, name: str, hops: tuple[Hop, ...], depth: int = 0) -> Route | None:
+    def _via(self, host: Host, login: Credentials | None, config: HostConfig) -> Route | None:
+        """The route to the jump host. Whoever names it says how it is logged in to."""
+        if host.jump is not None:
+            return self._chain(host.name, parse_jumps(host.jump), None)
+        if login is not None and login.jump is not None:
+            via = self._chain(host.name, parse_jumps(login.jump), login)
+            return None if via and (via.address, via.port) == (config.hostname, config.port or 22) else via  # the jump host itself
+        return self._chain(host.name, config.proxy_jump or (), None)
+
+    def _chain(self, name: str, hops: tuple[Hop, ...], login: Credentials | None, depth: int = 0) -> Route | None:
         """The route to the last hop, each through the one before; the first through what its own ProxyJump says."""
         if depth > _MAX_JUMPS:
             raise UnreachableError(name, "the jump hosts lead round in a circle; see ProxyJump in the SSH configuration")
@@ -67,12 +77,20 @@ class Planner:
         for number, hop in enumerate(hops):
             config = self._config.lookup(hop.host, user=hop.user, port=hop.port)
             if number == 0:
-                via = self._chain(name, config.proxy_jump or (), depth + 1)
-            via = self._build(config, via, user=hop.user or config.user or self._settings.ssh_user, identity=None, policy=None)
+                via = self._chain(name, config.proxy_jump or (), None, depth + 1)
+            user = hop.user or (login and login.user) or config.user or self._settings.ssh_user
+            via = self._build(config, via, login, user=user, identity=None, policy=None)
         return via
 
     def _build(
-        self, config: HostConfig, via: Route | None, *, user: str | None, identity: Path | None, policy: HostKeyPolicy | None
+        self,
+        config: HostConfig,
+        via: Route | None,
+        login: Credentials | None,
+        *,
+        user: str | None,
+        identity: Path | None,
+        policy: HostKeyPolicy | None,
     ) -> Route:
         settings = self._settings
         port = config.port or 22
@@ -87,11 +105,12 @@ class Planner:
             global_known_hosts=config.global_known_hosts_files,
             hash_known_hosts=bool(config.hash_known_hosts),
             key_algorithms=config.host_key_algorithms,
-            identity=_expand(identity or settings.ssh_identity),
-            identity_files=_identity_files(config),
-            certificate_files=config.certificate_files,
+            login=login,
+            identity=_expand(identity if login else identity or settings.ssh_identity),
+            identity_files=() if login else _identity_files(config),
+            certificate_files=() if login else config.certificate_files,
             identities_only=bool(config.identities_only),
-            agent=_agent(config.identity_agent),
+            agent=None if login else _agent(config.identity_agent),
             methods=_methods(config),
             via=via,
             proxy_command=config.proxy_command if via is None else None,
@@ -101,6 +120,15 @@ class Planner:
             probe_seconds=config.server_alive_interval or None,
             probes=config.server_alive_count_max or None,
         )
+
+
+def _login(host: Host) -> Credentials | None:
+    """The credentials of a host, where it names any; raises `UnreachableError` when nobody could read them."""
+    if isinstance(host.login, CredentialsError):
+        raise UnreachableError(host.name, str(host.login)) from host.login
+    if host.credentials is not None and host.login is None:
+        raise UnreachableError(host.name, f"credentials {host.credentials!r} are known to Prefect alone, and were not read")
+    return host.login
 
 
 def _without_loop(name: str, route: Route, *, proxied: bool) -> Route:

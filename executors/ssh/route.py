@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from models.credentials import Credentials
 from models.values import HostKeyPolicy
 
 
@@ -22,6 +23,7 @@ class Route:
     global_known_hosts: tuple[Path, ...]
     hash_known_hosts: bool
     key_algorithms: str | None  # HostKeyAlgorithms as written
+    login: Credentials | None  # in the place of all keys and passwords that are configured
     identity: Path | None  # set for this host or for fleetflow: offered first, and it must exist
     identity_files: tuple[Path, ...]  # from ~/.ssh/config, or the usual ones: offered if they exist
     certificate_files: tuple[Path, ...]  # CertificateFile; empty: those beside the keys

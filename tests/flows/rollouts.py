@@ -11,7 +11,7 @@ from executors.protocol import Sink
 from flows.brake import Brake
 from flows.context import Context
 from flows.places import Places
-from flows.request import Request
+from flows.request import Options, Request
 from flows.rollout import BetweenWaves, Rollout, roll_out
 from models.errors import ConnectionLostError, UnreachableError
 from models.lease import Lease
@@ -116,7 +116,7 @@ async def resume(context: Context, task: Task, between: BetweenWaves | None = No
     """Run what has never started of a task, as `perform` does."""
     store, policy = context.store, task.policy
     hosts = tuple(Host(name=execution.host) for execution in store.executions(task.id))
-    request = Request(name="test", command=task.command, target="t", hosts=hosts, connect_timeout=5, policy=policy)
+    request = Request(name="test", command=task.command, target="t", hosts=hosts, connect_timeout=5, policy=policy, reach=Options())
     claims = store.claim(task.id, str(context.owner))
     ends_at = None if policy.deadline is None else asyncio.get_running_loop().time() + policy.deadline
     brake = Brake(policy, store.task(task.id).counts, ends_at=ends_at)

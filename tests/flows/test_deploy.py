@@ -9,11 +9,14 @@ from typing import Any
 import yaml
 
 from flows.deploy import DEPLOYMENTS
+from flows.run_command import run_command
+from flows.run_script import run_script
 from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _SAME = ("entrypoint", "description", "tags", "pull_steps", "parameter_openapi_schema", "enforce_parameter_schema", "parameters", "path")
+_NAMES = ("run-command/fleet", "run-script/fleet", "reap-lost/fleet")
 
 
 def _prefect(server: PrefectServer, *arguments: str) -> str:
@@ -26,19 +29,26 @@ def _prefect(server: PrefectServer, *arguments: str) -> str:
     return done.stdout
 
 
-def _fleet(server: PrefectServer) -> dict[str, Any]:
-    deployment: dict[str, Any] = server.get("/deployments/name/run-command/fleet")
+def _fleet(server: PrefectServer, name: str = "run-command/fleet") -> dict[str, Any]:
+    deployment: dict[str, Any] = server.get(f"/deployments/name/{name}")
     return deployment
 
 
+def _limit(deployment: dict[str, Any]) -> tuple[int, str]:
+    return deployment["global_concurrency_limit"]["limit"], deployment["concurrency_options"]["collision_strategy"]
+
+
 def test_prefect_deploy_makes_what_the_stack_makes(worker: Worker, prefect_server: PrefectServer) -> None:
-    ours = _fleet(prefect_server)  # the worker has made it
-    assert prefect_server.api.delete(f"/deployments/{ours['id']}").is_success
+    made = {name: _fleet(prefect_server, name) for name in _NAMES}  # by the worker
+    for ours in made.values():
+        assert prefect_server.api.delete(f"/deployments/{ours['id']}").is_success
     _prefect(prefect_server, "work-pool", "create", "fleetflow", "--type", "fleetflow", "--overwrite")
     _prefect(prefect_server, "--no-prompt", "deploy", "--all")
-    theirs = _fleet(prefect_server)
-    assert theirs["work_pool_name"] == "fleetflow"
-    assert {name: theirs[name] for name in _SAME} == {name: ours[name] for name in _SAME}
+    for name, ours in made.items():
+        theirs = _fleet(prefect_server, name)
+        assert theirs["work_pool_name"] == "fleetflow"
+        assert {field: theirs[field] for field in _SAME} == {field: ours[field] for field in _SAME}
+        assert _limit(theirs) == _limit(ours)
 
 
 def test_prefect_yaml_names_the_same_deployments() -> None:
@@ -48,6 +58,20 @@ def test_prefect_yaml_names_the_same_deployments() -> None:
         (item["name"], item["entrypoint"], item["description"], tuple(item["tags"]), item["pull"], item.get("schedules", []))
         for item in written["deployments"]
     ] == [(made.name, made.entrypoint, made.description, made.tags, [], [{"cron": made.cron}] if made.cron else []) for made in DEPLOYMENTS]
+    assert [item["concurrency_limit"] for item in written["deployments"]] == [
+        {"limit": made.limit, "collision_strategy": "ENQUEUE"} for made in DEPLOYMENTS
+    ]
+
+
+def test_every_field_of_a_form_is_described_and_both_forms_have_the_same_ones() -> None:
+    command, script = (flow.parameters.properties for flow in (run_command, run_script))
+    assert [name for name, field in [*command.items(), *script.items()] if not field.get("description")] == []
+    assert list(script)[:5] == ["script", "target", "interpreter", "arguments", "script_name"]
+    shared = set(script) & set(command)
+    assert set(command) - shared == {"command"}
+    assert set(script) - shared == {"script", "interpreter", "arguments", "script_name"}
+    for name in shared:
+        assert command[name]["description"].split() == script[name]["description"].split()
 
 
 def test_a_restart_keeps_what_people_have_set(worker: Worker, prefect_server: PrefectServer) -> None:

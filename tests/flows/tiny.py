@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -36,6 +37,20 @@ async def nap(seconds: float) -> None:
 @flow
 async def shards(number: int = 4, seconds: float = 0.2) -> None:
     await asyncio.gather(*(nap(seconds) for _ in range(number)))
+
+
+@flow
+async def tell_threads(file: str) -> None:
+    Path(file).write_text(" ".join(thread.name for thread in threading.enumerate()))
+
+
+@flow
+async def alone(folder: str, seconds: float = 0.5) -> None:
+    """Fails where another run of it is under way."""
+    lock = Path(folder) / "lock"
+    lock.touch(exist_ok=False)
+    await asyncio.sleep(seconds)
+    lock.unlink()
 
 
 @flow

@@ -48,6 +48,5 @@ def test_a_user_without_become_is_refused() -> None:
 
 def test_a_command_or_a_script() -> None:
     assert (commands.either("a", ""), commands.either("", "b")) == ("a", "b")
-    for command, script in (("a", "b"), ("", "")):
-        with pytest.raises(UsageError, match="either a command or a script"):
-            commands.either(command, script)
+    with pytest.raises(UsageError, match="either a command or a script"):
+        commands.either("a", "b")

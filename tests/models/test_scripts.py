@@ -24,6 +24,14 @@ def test_the_line_is_read_as_linux_reads_it(text: str, words: tuple[str, ...]) -
     assert interpreter(text) == words
 
 
+def test_a_chosen_interpreter_wins() -> None:
+    for chosen in ("/usr/bin/env python3", "#!/usr/bin/env python3", " /usr/bin/env python3 "):
+        assert interpreter("#!/bin/sh\r\n", chosen) == ("/usr/bin/env", "python3")
+    for wrong in ("python3", "/bin/sh\n/bin/sh", "\0"):
+        with pytest.raises(UsageError, match="interpreter "):
+            interpreter("", wrong)
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [

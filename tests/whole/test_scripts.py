@@ -26,6 +26,25 @@ def test_a_script_file_travels_with_its_arguments(stack: Stack, tmp_path: Path) 
     shown = stack("task", "show", str(task.id)).stdout
     assert "bytes for /usr/bin/env python3 with" in shown
     assert "xxxx" not in shown
+    assert stack.flow_run(task.flow_run_id)["deployment_id"] == stack.api("GET", "/deployments/name/run-script/fleet")["id"]
+    again = stack("task", "retry", str(task.id), "--all")
+    assert again.returncode == 1, again.stderr
+    retried = stack.newest()
+    assert (retried.retry_of, retried.name, retried.command) == (
+        task.id,
+        task.name.replace("127.8.0.1,localhost", retried.target),
+        task.command,
+    )
+
+
+def test_the_interpreter_may_be_chosen_and_older_schedules_still_run_their_script(stack: Stack, tmp_path: Path) -> None:
+    script = tmp_path / "hello"
+    script.write_text("import sys\nprint(sys.argv[1:])\n")
+    done = stack("run", "--script", str(script), "-t", "localhost", "--interpreter", "/usr/bin/env python3", "a b")
+    assert (done.returncode, done.stdout) == (0, "localhost: ['a b']\n"), done.stderr
+    old = stack.create_run(target="localhost", script="#!/bin/sh\ntest $1 = x", script_name="old", arguments=["x"])
+    assert stack.ended(old)["state"]["type"] == "COMPLETED"
+    assert stack.flow_run(old)["name"] == "old on localhost"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be anybody without a password")

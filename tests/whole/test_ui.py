@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 from playwright.sync_api import Page
@@ -18,7 +18,8 @@ from tests.until import until
 
 HOSTS = "hosts:\n" + "".join(f"  web0{number}: {{address: 127.9.7.{number}, groups: [web]}}\n" for number in (1, 2, 3))
 GONE = "  web04: {address: 127.9.7.4, port: 1, groups: [web]}\n"  # nobody listens there
-PARAMETERS = signature(run_command.fn).parameters
+GIVEN = signature(run_command.fn).parameters
+PARAMETERS = {name: given for name, given in GIVEN.items() if get_origin(given.annotation) is not Annotated}  # the others are hidden
 CHOICES = {name: list(get_args(given.annotation)) for name, given in PARAMETERS.items() if get_origin(given.annotation) is Literal}
 
 
