@@ -40,6 +40,7 @@ class Options:
     identity: Path | None = None
     host_key: HostKeyPolicy | None = None
     credentials: str | None = None
+    connect_timeout: float | None = None  # seconds
 
     def applied(self, host: Host) -> Host:
         return replace(
@@ -49,6 +50,7 @@ class Options:
             identity=self.identity or (None if self.credentials else host.identity),
             host_key=self.host_key or host.host_key,
             credentials=self.credentials or host.credentials,
+            connect_timeout=self.connect_timeout,
         )
 
 
@@ -58,7 +60,7 @@ def resolve_hosts(target: str, options: Options, settings: Settings) -> tuple[Ho
     return tuple(options.applied(host) for host in resolve(target, inventory))
 
 
-def read_options(executor: str, user: str, identity: str, host_key: str, credentials: str) -> Options:
+def read_options(executor: str, user: str, identity: str, host_key: str, credentials: str, connect_timeout: float | None) -> Options:
     """The options that the flow's parameters of the same names stand for; raises `UsageError`."""
     if credentials:
         check_name(credentials)
@@ -68,6 +70,7 @@ def read_options(executor: str, user: str, identity: str, host_key: str, credent
         identity=Path(identity).expanduser() if identity else None,
         host_key=None if host_key == "configured" else HostKeyPolicy(host_key),
         credentials=credentials or None,
+        connect_timeout=connect_timeout,
     )
 
 

@@ -123,7 +123,7 @@ async def run_command(
     context = current()
     settings = context.settings
     try:
-        options = read_options(executor, user, identity, host_key, credentials)
+        options = read_options(executor, user, identity, host_key, credentials, connect_timeout)
         as_user, password = read_become(become, become_user, become_password)
         request = Request(
             name=run_name(command or script_name or "script", target),

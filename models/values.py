@@ -54,6 +54,7 @@ class Host:
     identity: Path | None = None
     host_key: HostKeyPolicy | None = None
     credentials: str | None = None  # their name
+    connect_timeout: float | None = None  # seconds any step until the start may take, where the run itself says so
     login: Credentials | CredentialsError | None = None  # what the name stands for, or why it stands for nothing; read by the worker
     groups: frozenset[str] = frozenset()
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from executors.ssh.config import ClientConfig, HostConfig
@@ -35,7 +36,7 @@ class Planner:
         """The route to a host; raises `UnreachableError` when the configuration makes no sense."""
         await self._forget_if_stale()
         login = _login(host)
-        key = (host.name, host.address, host.user, host.port, host.jump, host.identity, host.host_key, login)
+        key = (host.name, host.address, host.user, host.port, host.jump, host.identity, host.host_key, host.connect_timeout, login)
         known = self._known
         if key not in known:
             known[key] = await self._threads.run(lambda: self._find(host, login))
@@ -58,7 +59,8 @@ class Planner:
         except (SettingsError, ValueError) as error:
             raise UnreachableError(host.name, str(error)) from error
         route = self._build(config, via, login, user=user, identity=host.identity, policy=host.host_key)
-        return _without_loop(host.name, route, proxied=host.jump is None)
+        route = _without_loop(host.name, route, proxied=host.jump is None)
+        return route if host.connect_timeout is None else _patient(route, host.connect_timeout)
 
     def _via(self, host: Host, login: Credentials | None, config: HostConfig) -> Route | None:
         """The route to the jump host. Whoever names it says how it is logged in to."""
@@ -136,6 +138,11 @@ def _without_loop(name: str, route: Route, *, proxied: bool) -> Route:
     if proxied and via is not None and (via.address, via.port, via.user) == (route.address, route.port, route.user):
         raise UnreachableError(name, f"its jump host is the host itself ({via.where}); see ProxyJump in the SSH configuration")
     return route
+
+
+def _patient(route: Route, seconds: float) -> Route:
+    """The route with so many seconds for every step, at its jump hosts too."""
+    return replace(route, connect_timeout=seconds, via=route.via and _patient(route.via, seconds))
 
 
 def _policy(config: HostConfig, chosen: HostKeyPolicy | None) -> HostKeyPolicy:

@@ -1,7 +1,7 @@
 """The way to a host: all that decides which connection serves it."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Route:
     proxy_command: str | None
     family: socket.AddressFamily
     bind_address: str | None
-    connect_timeout: int | None  # seconds, of ConnectTimeout; None when fleetflow's own setting holds
+    connect_timeout: float | None = field(compare=False)  # seconds, of the run or of ConnectTimeout; None: fleetflow's own setting holds
     probe_seconds: int | None  # of ServerAliveInterval
     probes: int | None  # of ServerAliveCountMax
 

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,25 @@ async def test_a_silent_host_costs_its_own_time_alone(sshd: Sshd, serve: Serve, 
         assert not any(task.done() for task in waiting), "nobody waited for a silent host"
         await asyncio.gather(*waiting)
         assert sinks[0].steps[-1] == step
+
+
+async def test_a_run_may_give_a_host_more_time_than_the_settings_do(sshd: Sshd) -> None:
+    async def hesitate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1)
+        theirs, ours = await asyncio.open_connection("127.0.0.1", sshd.port)
+        await asyncio.gather(_pump(reader, ours), _pump(theirs, writer))
+
+    async with listening(hesitate) as port, runner(sshd.settings(connect_timeout=0.3)) as run:
+        host = sshd.host("127.0.0.1", port=port)
+        with pytest.raises(UnreachableError, match="waiting for its banner"):
+            await run(host, "true")
+        assert await run.read(replace(host, connect_timeout=20), "echo hi") == b"hi\n"
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
 
 
 async def test_a_host_silent_in_mid_authentication(tmp_path) -> None:
