@@ -53,7 +53,8 @@ def wrapper(
 
     `linger` is how many seconds the command goes on with nobody attached; None: for ever. `timeout` (seconds from the start) is
     for when nobody is there to apply it. `limit` is how many bytes of each stream the spool keeps: half from its start, half from
-    its end. `offsets` is where `attach` goes on. `tidies` has old tombstones removed.
+    its end. `offsets` is where `attach` goes on. `tidies`: the first run on a host, which looks whether others may write into the
+    spool, and removes old tombstones.
     """
     offsets = offsets or {}
     values = {

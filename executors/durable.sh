@@ -39,10 +39,10 @@ ff_get() {
   read -r ff_first ff_rest <"$ff_run.$1"
 }
 
-# Makes a file with one line, unless it is there.
+# Makes a file, with one line if there is one, unless it is there.
 ff_make() {
   set -C
-  printf '%s\n' "$2" >"$ff_run.$1"
+  printf "${2+%s\n}" "${2-}" >"$ff_run.$1"
   ff_made=$?
   set +C
   return "$ff_made"
@@ -82,6 +82,8 @@ ff_open() {
   for ff_file in "$ff_top" "$ff_folder"; do
     [ -O "$ff_file" ] && ! [ -L "$ff_file" ] || ff_refuse folder
   done
+  # Only a program can tell the mode, and a program takes a millisecond: asked at the first run on a host alone.
+  [ -z "$ff_tidies" ] || [ -z "$(find "$ff_top" "$ff_folder" -prune \( -perm -020 -o -perm -002 \))" ] || ff_refuse folder
   ff_run=$ff_folder/$ff_id
   ff_words=$ff_run.word.$$
 }
@@ -151,10 +153,12 @@ ff_start() {
   [ -z "$ff_cwd" ] || CDPATH= cd -- "$ff_cwd" >&2 || ff_refuse cwd
   ff_prepare # before the claim: what it refuses leaves nothing behind
   ff_is_alive $$
-  if ! ff_make claim "$$ $ff_born $ff_boot"; then
-    ! [ -s "$ff_run.claim" ] || ff_refuse taken
-    ff_give_back folder
+  # Empty at first: so a claim that cannot be written is told from that of somebody who has not written it yet.
+  if ! ff_make claim; then
+    ! [ -e "$ff_run.claim" ] || ff_refuse taken
+    ff_refuse folder
   fi
+  printf '%s\n' "$$ $ff_born $ff_boot" >>"$ff_run.claim" || ff_give_back folder
   : >"$ff_run.out" && : >"$ff_run.err" && ff_reserve rc && ff_reserve why || ff_give_back folder
   exec 5>>"$ff_run.out" 8>>"$ff_run.err"
   ff_say ready

@@ -47,7 +47,8 @@ _PIPED = 4096  # bytes that any pipe takes without a reader
 _PLAIN = frozenset(b"\t ,./:;=@_" + string.ascii_letters.encode() + string.digits.encode())
 
 _REFUSALS = {
-    "folder": "~/.fleetflow/spool on the host cannot be written, or is not ours alone (full, read-only, another user's, a symbolic link)",
+    "folder": "~/.fleetflow/spool on the host cannot be written, or is not ours alone "
+    "(full, read-only, another user's, writable for others, a symbolic link)",
     "taken": "this attempt was started before",
     "proc": "the host has no /proc, which a durable run needs; use --on-disconnect end",
     "spool": "no room for the command's stdin or long script: $TMPDIR (or /tmp) on the host is full, or may not be written to",

@@ -225,7 +225,7 @@ def running(connection: Connection, task_id: int) -> list[Claim]:
     ]
 
 
-# What runs, of whichever task: a dead worker's executions are not running any more once it is found out (`Store.end_orphans`).
+# What runs, of whichever task: what a dead worker left is running until a reaper has ended it (`Store.settle`), or the next worker has.
 # The state stands there as a word, for only so the index of running executions is used.
 _RUNNING_ON = (
     select(ExecutionRow.host, func.count())
@@ -246,12 +246,3 @@ def is_queued(connection: Connection, claim: Claim) -> bool:
         ExecutionRow.state == ExecutionState.QUEUED,
     )
     return connection.scalar(query) is not None
-
-
-def orphans(connection: Connection, owner: str) -> list[tuple[int, str | None]]:
-    """Number and flow run of the open tasks whose owner is another incarnation of `owner`'s home."""
-    home = owner.rpartition(":")[0] + ":"
-    query = select(TaskRow.id, TaskRow.flow_run_id).where(
-        TaskRow.finished_at.is_(None), TaskRow.owner.startswith(home, autoescape=True), TaskRow.owner != owner
-    )
-    return [(row.id, row.flow_run_id) for row in connection.execute(query)]

@@ -110,7 +110,8 @@ class Store:
     def close_task(self, task_id: int, *, canceled: bool = False, reason: str | None = None, unstarted: str | None = None) -> Task:
         """End a task: what never started becomes `canceled`, what is still running `lost`, and its state follows from the counters.
 
-        `unstarted` is what is said of each host that never started, where that is more than the task's `reason`.
+        `unstarted` is what is said of each host that never started, where the task's own limits kept it from starting: such a task
+        has failed, whether or not anything ran.
         """
         with self._writing() as connection:
             task = reading.task(connection, task_id)

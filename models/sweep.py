@@ -39,7 +39,10 @@ def end_task(
     unstarted: str | None = None,
     lost: str = "the flow run that followed it ended",
 ) -> None:
-    """End every execution that is still open, and then the task, whose state follows from its counters."""
+    """End every execution that is still open, and then the task, whose state follows from its counters.
+
+    `unstarted` also says that it was stopped by its own limits, which is a failure though every host may be `canceled`.
+    """
     counts = reading.recount(connection, task_id)
     if any(counts[state] for state in (*_UNSTARTED, ExecutionState.RUNNING)):
         why = unstarted or reason
@@ -48,14 +51,15 @@ def end_task(
         counts = reading.recount(connection, task_id)
     unclaimed = connection.scalar(_STATE, {"task": task_id}) == TaskState.PENDING  # which nothing can have failed
     approvals.end(connection, task_id, reason or "the task ended", now)
-    _move_task(connection, _END, task_id, _verdict(counts, canceled=canceled or unclaimed), counts, why=reason, now=now)
+    state = _verdict(counts, canceled=canceled or unclaimed, stopped=unstarted is not None)
+    _move_task(connection, _END, task_id, state, counts, why=reason, now=now)
 
 
-def _verdict(counts: dict[ExecutionState, int], *, canceled: bool) -> TaskState:
+def _verdict(counts: dict[ExecutionState, int], *, canceled: bool, stopped: bool) -> TaskState:
     if sum(counts.values()) == counts[ExecutionState.SUCCEEDED]:
         return TaskState.SUCCEEDED
     nothing_ran = sum(counts.values()) == counts[ExecutionState.CANCELED]  # as of a task that its worker's death found waiting
-    return TaskState.CANCELED if canceled or nothing_ran else TaskState.FAILED
+    return TaskState.CANCELED if canceled or (nothing_ran and not stopped) else TaskState.FAILED
 
 
 _STATE = select(TaskRow.state).where(TaskRow.id == bindparam("task"))

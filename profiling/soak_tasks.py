@@ -23,7 +23,7 @@ def soak(rounds: int, tasks: int, hosts: int) -> None:
                 began = time.monotonic()
                 states = burst.run(600)
                 took = time.monotonic() - began
-                assert states == ["COMPLETED"] * tasks, states
+                assert states == ["COMPLETED"] * tasks, "\n".join([*states, *burst.trouble()])
                 burst.check()
                 print(f"round {number}: {tasks} tasks on {hosts} hosts in {took:.1f} s, {tasks * hosts / took:.0f} results a second")
 

@@ -39,6 +39,16 @@ class Burst:
 
         return until(ended, seconds, "the end of every flow run") or []
 
+    def trouble(self) -> list[str]:
+        """What did not succeed, host by host: a burst that fails says why."""
+        store = self._stack.store()
+        try:
+            ended = [execution for number in sorted(set(self._numbers()) - self._before) for execution in store.executions(number)]
+        finally:
+            store.close()
+        bad = [execution for execution in ended if execution.state is not ExecutionState.SUCCEEDED]
+        return [f"task {execution.task_id}, {execution.host}: {execution.state}, {execution.error}" for execution in bad]
+
     def check(self) -> None:
         """No result is lost, none is there twice, and the hosts say the same."""
         new = sorted(set(self._numbers()) - self._before)

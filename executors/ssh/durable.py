@@ -47,7 +47,7 @@ class Shared:
     opener: Opener
     settings: Settings
     kept: dict[uuid.UUID, Run] = field(default_factory=dict)  # sessions whose host waits to be told that it may forget the run
-    tidied: set[str] = field(default_factory=set)  # hosts that were asked to sweep old tombstones
+    tidied: set[str] = field(default_factory=set)  # hosts whose spool was looked at, and that were asked to sweep old tombstones
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class DurableRun:
     async def start(self) -> Result | EndedByHost:
         """Run the command, and follow it to its end."""
         run = await self._open(Verb.START)
+        self._shared.tidied.add(self._host.name)  # not sooner: what was refused is looked at again
         await begin(run, self._sink)
         return await self._follow(run)
 
@@ -177,10 +178,8 @@ class DurableRun:
         return await self._shared.opener.open(self._host, lambda: self._session(verb, offsets), self._sink)
 
     def _is_first(self) -> bool:
-        """Whether this is the first run on the host since we started: it has old tombstones swept."""
-        is_first = self._host.name not in self._shared.tidied
-        self._shared.tidied.add(self._host.name)
-        return is_first
+        """Whether this is the first run on the host since we started: it looks at the spool's mode, and has old tombstones swept."""
+        return self._host.name not in self._shared.tidied
 
     def _session(self, verb: Verb, offsets: Mapping[Stream, int] | None) -> Session:
         command, settings = self._command, self._settings

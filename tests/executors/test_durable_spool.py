@@ -205,3 +205,20 @@ def test_a_flood_is_ended_where_no_hole_can_be_made(box: Spooled) -> None:
     assert _agrees(told, PRINTED[: len(told)])
     run.send(ACK)
     box.nothing_left()
+
+
+@pytest.mark.parametrize(("name", "mode"), [(".fleetflow", 0o770), (".fleetflow/spool", 0o702)])
+def test_a_spool_into_which_others_may_write_is_refused_at_the_first_run(box: Spooled, tmp_path: Path, name: str, mode: int) -> None:
+    box.spool.mkdir(parents=True, mode=0o700)
+    (box.home / name).chmod(mode)
+    _is_refused(box, tmp_path, tidies=True)
+
+
+def test_the_claim_of_somebody_who_has_not_written_it_yet_is_left_alone(box: Spooled, tmp_path: Path) -> None:
+    run = box.wrapped(f"touch {tmp_path}/ran")
+    box.spool.mkdir(parents=True, mode=0o700)
+    claim = box.spool / f"{run.attempt.id}.claim"
+    claim.touch()
+    run.prepare()
+    assert refusal(run.session) == "this attempt was started before"
+    assert claim.exists()

@@ -107,6 +107,6 @@ def test_the_documented_automation_notifies_of_a_failed_task(worker: Worker) -> 
             until(lambda: came, 30, "the notification")
         finally:
             worker.server.api.delete(f"/automations/{automation['id']}")
-    task = _events(worker.server, run)[0]["payload"]["task"]
+    task = until(lambda: _events(worker.server, run), 20, "the event, which is notified of before it is stored")[0]["payload"]["task"]
     assert came[0]["subject"] == f"fleetflow: task {task} failed"
     assert came[0]["body"].startswith("exit 3 on localhost: 1 of 1 host failed: localhost")

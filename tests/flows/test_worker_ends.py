@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -168,10 +169,7 @@ def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(pref
     """Another worker on the same database has ended what it ran, and says so; it ends its commands, and itself."""
     database = {"FLEETFLOW_DATABASE_URL": f"sqlite:///{tmp_path / 'shared.db'}", "FLEETFLOW_LEASE": "2"}
     word = new_word()
-    with run_worker(prefect_server, tmp_path / "sleeper", **database) as sleeper:
-        other = Worker(prefect_server, tmp_path / "other", pool=sleeper.pool, settings=database)
-        other.home.mkdir()
-        other.process = other.spawn()
+    with run_worker(prefect_server, tmp_path / "sleeper", **database) as sleeper, _second_of(sleeper, tmp_path / "other") as other:
         runs_on = sleeper.run_command("echo begun; sleep 60", env=[f"WORD={word}"], on_disconnect="end")
         store = Store.open(sleeper.database)
         until(lambda: _states(store, runs_on) == ("running", ["running"]), 30, "the command to run")
@@ -196,6 +194,19 @@ def test_a_worker_that_slept_through_its_lease_writes_nothing_when_it_wakes(pref
         assert second.run("quick")["state_type"] == "COMPLETED"
         store.close()
         second.kill()
+
+
+@contextmanager
+def _second_of(worker: Worker, home: Path) -> Iterator[Worker]:
+    """A worker on the same database and pool, which need not be ready yet."""
+    home.mkdir()
+    other = Worker(worker.server, home, pool=worker.pool, settings=worker.settings)
+    process = other.process = other.spawn()
+    try:
+        yield other
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _life(worker: Worker, flow_run_id: str) -> Path:

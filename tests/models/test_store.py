@@ -313,3 +313,16 @@ def test_a_task_that_its_workers_death_found_waiting_ends_canceled_with_its_ques
     assert store.open_approval(task.id) is None
     store.answer(question, Decision(approved=True, who="ann"))
     assert [(approval.approved, approval.who) for approval in store.approvals(task.id)] == [(False, None)], "too late"
+
+
+def test_a_task_that_its_own_limits_kept_from_starting_has_failed(store: Store) -> None:
+    task = store.open_task(spec("web1", "web2"), OWNER)
+    store.claim(task.id, OWNER)
+    closed = store.close_task(task.id, reason="the deadline has passed", unstarted="not started: the deadline has passed")
+    assert (closed.state, set(states(store, task.id).values())) == (TaskState.FAILED, {ExecutionState.CANCELED})
+
+
+def test_a_task_that_ended_before_anything_of_it_started_is_canceled(store: Store) -> None:
+    task = store.open_task(spec("web1"), OWNER)
+    store.claim(task.id, OWNER)
+    assert store.close_task(task.id, reason="the flow run ended before it").state is TaskState.CANCELED

@@ -212,3 +212,17 @@ def test_what_was_open_before_there_were_leases_belongs_to_a_dead_worker(tmp_pat
     assert store.dead_workers() == [DEAD]
     assert [task.id for task in store.open_tasks(DEAD)] == [1, 2]
     store.close()
+
+
+def test_a_host_of_a_dead_worker_is_free_again_once_that_is_settled(url: str) -> None:
+    dying, other = (Store.open(url, host_limit=1) for _ in range(2))
+    task = dying.open_task(spec("web1"), DEAD)
+    (claim,) = dying.claim(task.id, DEAD)
+    start(dying, claim)
+    _die(dying)
+    assert other.busy_hosts({"web1"}) == {"web1"}, "what it started may still run"
+    assert other.take_over(DEAD, OWNER)
+    assert other.settle(task.id, DEAD, [(running, LOST) for running in other.running(task.id)])
+    assert other.busy_hosts({"web1"}) == set()
+    dying.close()
+    other.close()
