@@ -1,0 +1,212 @@
+"""How the agent enrols, and what it says to its hub and hears from it."""
+
+import datetime
+import hashlib
+import json
+import os
+import ssl
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.executors.agent.agents import Agent, enrolled
+from tests.executors.agent.hub import AGENT, CREDENTIAL, Hub, serve
+from tests.until import until
+
+
+def test_an_enrolment_keeps_a_credential_that_is_its_own(hub: Hub, url: str, tmp_path: Path) -> None:
+    host = Agent(tmp_path / "state", hub, url)
+    joined = host.join()
+    assert (joined.returncode, joined.stdout) == (0, f"enrolled as web1 ({AGENT}) at {url}: approved\n")
+    identity = host.state / "identity"
+    kept = json.loads(identity.read_text())
+    assert (kept["agent"], kept["credential"], kept["name"]) == (AGENT, CREDENTIAL, "web1")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (identity, host.state)] == [0o600, 0o700]
+    asked = host.hub.joins[0]
+    assert set(asked) == {"v", "token", "name", "machine", "version", "facts"}
+    assert set(asked["facts"]) >= {"os", "kernel", "python", "addresses", "arch", "hostname"}
+
+
+def test_who_is_enrolled_is_not_enrolled_by_mistake(host: Agent) -> None:
+    again = host.join()
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "this host is enrolled already, as web1" in again.stderr
+    assert host.join("--replace").returncode == 0
+
+
+def test_a_token_may_come_by_stdin(hub: Hub, url: str, tmp_path: Path) -> None:
+    agent = Agent(tmp_path / "state", hub, url)
+    done = agent.verb("join", "--hub", url, "--token", "-", "--state", str(agent.state), stdin="good\n")
+    assert done.returncode == 0, done
+
+
+def test_a_token_that_the_hub_does_not_take(hub: Hub, url: str, tmp_path: Path) -> None:
+    agent = Agent(tmp_path / "state", hub, url)
+    done = agent.join(word="bad")
+    assert (done.returncode, done.stderr) == (1, "fleetflow-agent: the hub says: the token is unknown\n")
+    assert not (agent.state / "identity").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--hub", "http://192.0.2.1:80"), "plain http would show the credential to the network; use https"),
+        (("--hub", "ftp://localhost"), "is not the address of a hub; write https://HOST:PORT"),
+        (("--hub", "https://localhost", "--fingerprint", "abc"), "the fingerprint is not a SHA-256: 64 hexadecimal digits"),
+    ],
+)
+def test_what_is_typed_wrong(tmp_path: Path, words: tuple[str, ...], reason: str) -> None:
+    done = Agent(tmp_path, Hub(), "").verb("join", "--token", "t", "--state", str(tmp_path / "state"), *words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert reason in done.stderr
+
+
+def test_a_host_that_is_not_enrolled(tmp_path: Path) -> None:
+    done = Agent(tmp_path, Hub(), "").verb("run", "--state", str(tmp_path / "state"))
+    assert (done.returncode, "is not enrolled" in done.stderr) == (2, True)
+
+
+def test_the_version(tmp_path: Path) -> None:
+    assert Agent(tmp_path, Hub(), "").verb("--version").stdout == "0.1.0\n"
+
+
+def _certificate(folder: Path) -> tuple[Any, str]:
+    """What wraps a server's socket, and the fingerprint of its certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hub")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
+    certificate = made.sign(key, hashes.SHA256())
+    private = serialization.PrivateFormat.PKCS8
+    pem = key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption())
+    (folder / "pem").write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "pem")
+    shown = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+    return lambda server: context.wrap_socket(server, server_side=True), shown
+
+
+def test_tls_holds_to_the_fingerprint_before_anything_is_sent(hub: Hub, tmp_path: Path) -> None:
+    wrap, fingerprint = _certificate(tmp_path)
+    with serve(hub, wrap=wrap) as url:
+        agent = Agent(tmp_path / "state", hub, url)
+        wrong = agent.join("--fingerprint", "0" * 64)
+        assert (wrong.returncode, f"its SHA-256 is {fingerprint}" in wrong.stderr) == (1, True)
+        assert agent.join().returncode == 1  # nor is it trusted by this machine
+        assert not hub.joins
+        assert agent.join("--fingerprint", ":".join(fingerprint[i : i + 2] for i in range(0, 64, 2)).upper()).returncode == 0
+        try:
+            agent.start()
+            assert hub.wait_for(hub.command("echo out"), "done").stdout == b"out\n"
+        finally:
+            agent.end()
+
+
+def test_heartbeats_bring_telemetry_and_the_first_one_facts(host: Agent) -> None:
+    host.start()
+    until(lambda: len(host.hub.syncs) >= 2)
+    first, second = host.hub.syncs[:2]
+    assert {"facts", "known", "machine"} <= set(first)
+    assert not {"facts", "known"} & set(second)
+    assert set(second["telemetry"]) == {"load1", "cpus", "mem_total", "mem_free", "disk_free", "uptime", "running"}
+    assert (first["wait"], second["wait"], second["free"]) == (0, 30, 4)
+    assert first["session"] == second["session"]
+
+
+def test_a_hub_that_has_forgotten_the_session_is_told_again(host: Agent) -> None:
+    host.start()
+    until(lambda: host.hub.known)
+    host.hub.order(tell=True)
+    until(lambda: len(host.hub.known) == 2)
+
+
+def test_an_idle_agent_uses_no_processor_and_little_memory(host: Agent) -> None:
+    host.start()
+    host.hub.wait_for(host.hub.command("true"), "done")
+    until(lambda: not host.keepers())
+    before, began = _ticks(host.pid), time.monotonic()
+    until(lambda: time.monotonic() > began + 1)
+    assert _ticks(host.pid) - before <= 1
+    resident = int(Path(f"/proc/{host.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    assert resident < 30 * 1024 * 1024
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_revoked_agent_says_so_and_asks_seldom(host: Agent) -> None:
+    host.start()
+    until(lambda: host.hub.known)
+    host.hub.credential = "d" * 64
+    host.hub.order(tell=True)
+    until(lambda: "the hub says: unknown or revoked" in host.words)
+    host.hub.credential = CREDENTIAL
+    until(lambda: len(host.hub.known) == 2)
+
+
+def test_a_pending_agent_waits_and_a_refused_one_stops(host: Agent) -> None:
+    host.hub.error = (403, {"error": "pending", "retry": 0.1})
+    host.start()
+    until(lambda: len(host.hub.syncs) >= 2)
+    host.hub.error = (403, {"error": "refused"})
+    assert host.process
+    assert host.process.wait(10) == 3
+    assert "stopped" in host.words
+
+
+def test_a_new_credential_holds_from_then_on(host: Agent) -> None:
+    host.start()
+    until(lambda: host.hub.known)
+    with host.hub.changed:
+        host.hub.orders.append({"credential": "e" * 64})
+        host.hub.changed.notify_all()
+    until(lambda: json.loads((host.state / "identity").read_text())["credential"] == "e" * 64)
+    host.hub.credential = "e" * 64
+    assert host.hub.wait_for(host.hub.command("true"), "done").done
+
+
+def test_two_agents_never_share_a_folder(host: Agent) -> None:
+    host.start()
+    until(lambda: host.hub.known)
+    other = host.verb("run", "--state", str(host.state))
+    assert (other.returncode, f"another agent uses {host.state}" in other.stderr) == (2, True)
+
+
+def test_status_says_what_it_holds(host: Agent, tmp_path: Path) -> None:
+    host.hub.keeps = True
+    host.start()
+    done = host.hub.command("exit 3")
+    host.hub.wait_for(done, "done")
+    running = host.hub.command(f"echo; until [ -e {tmp_path}/go ]; do sleep 0.05; done")
+    until(lambda: host.hub[running].stdout)
+    lines = host.verb("status", "--state", str(host.state)).stdout.splitlines()
+    assert lines == [f"web1 ({AGENT}) at {host.url}", f"{done} ended: exit 3", f"{running} running"]
+    (tmp_path / "go").touch()
+    host.hub.wait_for(running, "done")
+
+
+def test_a_hub_that_talks_nonsense_changes_nothing(host: Agent) -> None:
+    host.start()
+    host.hub.order(commands=[None, 1, {"id": "../../etc"}, {"id": 5}, {}], cancels=[None, {}, "x"], go=[[], "x"], acks=[None, {}], ask=[3])
+    assert host.hub.wait_for(host.hub.command("true"), "done").done
+    assert (host.state / "spool").is_dir()
+
+
+@pytest.mark.parametrize("extra", [{"host": "x"}])
+def test_an_agent_finds_the_hub_again_on_a_new_connection(hub: Hub, url: str, tmp_path: Path, extra: dict[str, str]) -> None:
+    with enrolled(tmp_path, hub, url) as host:
+        hub.error = (503, {"error": "busy", "retry": 0.1} | extra)
+        host.start()
+        until(lambda: len(hub.syncs) >= 3)
+        hub.error = None
+        assert hub.wait_for(hub.command("true"), "done").done
