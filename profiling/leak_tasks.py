@@ -1,6 +1,6 @@
 """The heap over 1,000 rounds of 10 tasks created, run and finished, by memray. Prints one sample (bytes) each 100 rounds as JSON.
 
-Run it with PYTHONMALLOC=malloc, so that memray sees each object and not only the arenas they live in.
+memray traces Python's own allocators, so that it sees each object and not only the arenas they live in.
 `--plant N` leaks N bytes a round on purpose: a measurement that cannot fail proves nothing.
 """
 
@@ -63,7 +63,8 @@ def measure(rounds: int, every: int, *, plant: int) -> list[int]:
         database.upgrade(url)
         store = Store.open(url, cache_kib=64)
         file = Path(name) / "leak.bin"
-        with memray.Tracker(file, memory_interval_ms=_INTERVAL, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS):
+        aggregated = memray.FileFormat.AGGREGATED_ALLOCATIONS
+        with memray.Tracker(file, memory_interval_ms=_INTERVAL, file_format=aggregated, trace_python_allocators=True):
             rests = asyncio.run(_rounds(store, rounds, every, plant))
         store.close()
         snapshots = list(memray.FileReader(file).get_memory_snapshots())

@@ -10,6 +10,8 @@ from tests.servers.sshd import Sshd, run_sshd
 
 # Files that take a minute or more go first, so that none of them is what everybody waits for at the end.
 _LONG = ("test_leak_tasks.py", "stack", "prefect", "test_stack.py", "test_leaks.py")
+# Files without a server of their own, whose tests mostly wait: each goes to whoever is free.
+_ALONE = ("test_durable.py", "test_durable_ends.py", "test_durable_spool.py", "test_lifeline.py", "test_local.py", "test_unreachable.py")
 
 
 def pytest_configure() -> None:
@@ -23,7 +25,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a server run one after the other in one process, other files side by side."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_room(item)))
+        if item.path.name not in _ALONE or "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(_room(item)))
     items.sort(key=lambda item: _LONG.index(_room(item)) if _room(item) in _LONG else len(_LONG))
 
 

@@ -21,7 +21,7 @@ def run_chromium() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=need("chromium"), args=list(_FLAGS))
         context = browser.new_context(viewport={"width": SIZE[0], "height": SIZE[1]}, timezone_id="UTC", locale="en-GB")
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         try:
             yield context.new_page()
         finally:

@@ -60,6 +60,15 @@ async def until(holds: Callable[[], object], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
+def _killed(attempt: Attempt) -> list[int]:
+    """Kill what is left of an attempt; who was found may have had children since."""
+    left = marked(attempt)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return left
+
+
 def _words(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
@@ -289,9 +298,7 @@ class Contract:
             assert code == 0
             assert is_alive(child)
         finally:
-            for pid in marked(run.attempt):
-                os.kill(pid, signal.SIGKILL)
-        await until(lambda: not marked(run.attempt))
+            await until(lambda: not _killed(run.attempt))
 
     @pytest.mark.parametrize("script", ["kill 0; sleep 1000", "trap 'kill 0' EXIT", "kill -HUP 0; sleep 1000"])
     async def test_a_command_may_end_its_own_group(self, run: Runner, script: str) -> None:

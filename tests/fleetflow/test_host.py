@@ -57,6 +57,7 @@ def test_an_added_host_is_listed_as_it_was_said(home: Path) -> None:
             "jump": "bastion",
             "identity": str(home.parent / ".ssh" / "id"),
             "host_key": "off",
+            "credentials": None,
             "groups": ["prod", "web"],
             "tags": {"dc": "ams", "v": "1.10"},
             "source": f"{home / 'hosts.d' / 'added.yaml'}:3",

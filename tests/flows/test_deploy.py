@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from flows.deploy import DEPLOYMENTS
@@ -38,6 +39,7 @@ def _limit(deployment: dict[str, Any]) -> tuple[int, str]:
     return deployment["global_concurrency_limit"]["limit"], deployment["concurrency_options"]["collision_strategy"]
 
 
+@pytest.mark.slow
 def test_prefect_deploy_makes_what_the_stack_makes(worker: Worker, prefect_server: PrefectServer) -> None:
     made = {name: _fleet(prefect_server, name) for name in _NAMES}  # by the worker
     for ours in made.values():

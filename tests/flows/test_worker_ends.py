@@ -55,6 +55,7 @@ def test_a_terminated_worker_lets_runs_end_cancels_the_rest_and_exits_0(doomed: 
     assert not (doomed.home / "worker.sock").exists()
 
 
+@pytest.mark.slow
 def test_an_idle_worker_exits_at_once(doomed: Worker) -> None:
     assert doomed.terminate(10) == 0
 
@@ -101,6 +102,7 @@ def test_a_run_that_was_claimed_and_never_begun_runs_on_the_successor(doomed: Wo
     assert doomed.end_of(run)["state_type"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_what_another_home_runs_is_left_alone(doomed: Worker, prefect_server: PrefectServer, tmp_path: Path) -> None:
     run = _begin(doomed, "wait_for", tmp_path / "file")
     other = Worker(prefect_server, tmp_path / "other", pool=doomed.pool)
@@ -131,6 +133,7 @@ def test_a_worker_ends_with_the_process_that_started_it(doomed: Worker) -> None:
     doomed._lifeline = os.open("/dev/null", os.O_RDONLY)
 
 
+@pytest.mark.slow
 def test_a_home_with_a_long_path_has_a_socket_too(prefect_server: PrefectServer, tmp_path: Path) -> None:
     with run_worker(prefect_server, tmp_path / ("long" * 30) / ("er" * 30)) as worker:
         assert worker.ask({"watch": worker.trigger("quick")}) is not None

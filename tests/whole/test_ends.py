@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from models.states import ExecutionState, TaskState
 from tests.stacks import Stack, marked, new_word
 from tests.until import until
@@ -130,6 +132,7 @@ def test_a_retried_flow_run_goes_on_with_its_task_and_runs_only_what_never_start
     store.close()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_wait_for_a_stack_that_has_ended(stack: Stack) -> None:
     word = new_word()
     process = stack.start("run", "sleep 300", "-t", "127.4.0.1,localhost", "--env", f"WORD={word}", "--on-disconnect", "end")

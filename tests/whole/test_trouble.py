@@ -56,6 +56,19 @@ def sleepy(tmp_path: Path) -> Iterator[Sshd]:
         yield server
 
 
+def _printed(stack: Stack, host: str, word: str) -> bytes:
+    """What is stored of a host's output in the task that has this word, once there is one."""
+    store = stack.store()
+    try:
+        for line in store.tasks(1):
+            execution = next((found for found in store.executions(line.id) if found.host == host), None)
+            if execution is not None and execution.attempt_id and store.task(line.id).command.env.get("WORD") == word:
+                return b"".join(piece.data for piece in store.output(execution.attempt_id))
+        return b""
+    finally:
+        store.close()
+
+
 def test_each_host_ends_in_its_own_state(stack: Stack, sshd: Sshd, sleepy: Sshd, tmp_path: Path) -> None:
     word = new_word()
     other_key = make_key(tmp_path / "other").with_name("other.pub").read_text().split()[1]
@@ -97,6 +110,7 @@ def test_each_host_ends_in_its_own_state(stack: Stack, sshd: Sshd, sleepy: Sshd,
                 "run", f'case "$SSH_CONNECTION " in {cases} esac; {SCRIPT}', "-t", names, "--timeout", "6", "--connect-timeout", "3",
                 "--env", f"WORD={word}", "--json",
             )  # fmt: skip
+            until(lambda: _printed(stack, "stopped", word) == b"part\n", 20, "the output of a host before it stops")
             stopped = _stop_session(sshd, "127.6.1.7")
             out, err = process.communicate(timeout=60)
             took = time.monotonic() - began
