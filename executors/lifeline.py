@@ -106,8 +106,8 @@ class Session:
             "ff_beat": str(math.ceil(beat_timeout)),
             **wrapper.values,
         }
-        _refuse_nul(command, env)
-        payload = _payload(sh, values, _environment(env, attempt), command, wrapper)
+        check_environment(command, env)
+        payload = _payload(sh, values, {**env, "FLEETFLOW_ATTEMPT": str(attempt.id)}, command, wrapper)
         self._sudo = Sudo(command.become, password, payload, sh=sh) if command.become is not None else None
         self.payload = self._sudo.opening if self._sudo else payload
 
@@ -318,8 +318,9 @@ def _text(name: str) -> str:
     return "\n".join(line.strip() for line in lines if line and not line.lstrip().startswith("#"))
 
 
-def _environment(env: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
-    """What the command's environment gets; raises `UsageError` for what it cannot get."""
+def check_environment(command: Command, env: Mapping[str, str]) -> None:
+    """Raise `UsageError` for what no shell can be given: NUL bytes, names that are no names or not free, values that are too long."""
+    _refuse_nul(command, env)
     for name, value in env.items():
         if not _NAME.fullmatch(name):
             raise UsageError(f"environment variable {name!r}: a name has letters, digits and _")
@@ -327,7 +328,6 @@ def _environment(env: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
             raise UsageError(f"environment variable {name}: this name is taken by the shell or by fleetflow; choose another one")
         if len(name) + len(_encode(value)) + 2 > _STRING_LIMIT:
             raise UsageError(f"environment variable {name}: longer than the 128 KiB that Linux lets a program have; use stdin")
-    return {**env, "FLEETFLOW_ATTEMPT": str(attempt.id)}
 
 
 def _refuse_nul(command: Command, env: Mapping[str, str]) -> None:

@@ -63,6 +63,10 @@ class Executor(Protocol):
 class Recoverable(Protocol):
     """An executor whose runs outlive us: what their hosts know can be asked for later, by anybody who knows the attempt."""
 
+    def outlives(self, command: Command) -> bool:
+        """Whether the runs of this command do; all that follows is for those only."""
+        ...
+
     async def recover(
         self, attempt: Attempt, host: Host, command: Command, offsets: Mapping[Stream, int], sink: Sink
     ) -> Result | EndedByHost:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fleetflow import configuration, database, host, run, stack, task
+from fleetflow import agent, configuration, database, host, hub, run, stack, task
 from fleetflow.text import inert
 from models.errors import FleetflowError
 
@@ -22,8 +22,10 @@ app.command("run")(run.run)
 app.command("up")(stack.up_command)
 app.command("down")(stack.down_command)
 app.command("status")(stack.status_command)
+app.command("hub")(hub.hub_command)
 app.add_typer(task.app, name="task")
 app.add_typer(host.app, name="host")
+app.add_typer(agent.app, name="agent")
 app.add_typer(configuration.app, name="config")
 app.add_typer(database.app, name="db")
 

@@ -60,10 +60,10 @@ def is_gone(settings: Settings) -> bool:
 def up_command(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave the stack running in the background.")] = False,
 ) -> None:
-    """Start Prefect's server and UI, the worker and the deployments.
+    """Start Prefect's server and UI, the hub, the worker and the deployments.
 
     In the foreground everything ends with Ctrl-C; with -d it runs until `fleetflow down`. When `prefect_api_url` is set,
-    that API is used and only the worker is started.
+    that API is used, and only hub and worker are started.
     """
     settings = Settings.load()
     _mention_ignored(os.environ)
@@ -78,7 +78,7 @@ def up_command(
 
 
 def down_command() -> None:
-    """End the stack: first the worker, which cancels what it runs, then Prefect's server."""
+    """End the stack: first the worker, which cancels what it runs, then the hub and Prefect's server."""
     settings = Settings.load()
     state = read_state(settings.home)
     living = state.living() if state else {}
@@ -260,6 +260,7 @@ def _show(settings: Settings, state: StackState) -> None:
     else:
         typer.echo(f"UI       {state.ui_url}")
         typer.echo(f"log in   {login} (the whole line, user and password; it is kept in {settings.home / 'prefect.auth'})")
+    typer.echo(f"hub      {state.hub_url}")
     for name, process in state.living().items():
         restarts = state.restarts.get(name, 0)
         typer.echo(f"{name:<15}process {process.pid}" + (f", restarts: {restarts}" if restarts else ""))
@@ -275,6 +276,7 @@ def _report(settings: Settings, state: StackState | None) -> dict[str, Any]:
         "home": str(settings.home),
         "api_url": state.api_url if state and running else settings.prefect_api_url,
         "ui_url": state.ui_url if state and running else None,
+        "hub_url": state.hub_url if state and running else None,
         "auth_file": None if settings.prefect_api_url else str(settings.home / "prefect.auth"),
         "foreign_api": bool(settings.prefect_api_url),
         "work_pool": settings.work_pool,

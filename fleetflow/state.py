@@ -30,6 +30,7 @@ class StackState:
     version: str
     children: dict[str, Process] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
+    hub_url: str = ""  # of the hub that agents call
     error: str = ""
     exit_code: int = 0
 
@@ -58,6 +59,7 @@ def read_state(home: Path) -> StackState | None:
             version=str(raw["version"]),
             children={str(name): Process(**process) for name, process in raw["children"].items()},
             restarts={str(name): int(number) for name, number in raw["restarts"].items()},
+            hub_url=str(raw["hub_url"]),
             error=str(raw["error"]),
             exit_code=int(raw["exit_code"]),
         )

@@ -1,4 +1,4 @@
-"""The first process of a local stack: starts Prefect's server and the worker, starts again what dies, and ends all.
+"""The first process of a local stack: starts Prefect's server, the hub and the worker, starts again what dies, and ends all.
 
 `python -m fleetflow.supervisor [--any-port] [--echo] [--lifeline FD]`, in a session of its own. It keeps the port open
 over restarts of the server, so that a client only waits where it would have been refused.
@@ -32,11 +32,12 @@ from models.owner import make_home
 from models.settings import Settings
 
 LOCKED = 75  # exit code when another supervisor has this home
-SERVER, WORKER = "prefect-server", "worker"
+SERVER, HUB, WORKER = "prefect-server", "hub", "worker"
 _TICK = 0.1  # seconds between looks at the worker until it is ready
 _PORTS = 100  # ports tried after the usual one
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is started again
-_GRACE = {WORKER: 20.0, SERVER: 5.0}  # seconds to end after TERM; the worker first ends what it runs
+_AGENTS = 4096  # connections that wait while the hub is started again
+_GRACE = {WORKER: 20.0, HUB: 5.0, SERVER: 5.0}  # seconds to end after TERM; the worker first ends what it runs
 
 
 @dataclass
@@ -75,20 +76,24 @@ class Supervisor:
             self._listener = _listen(settings.ui_port, any_port=any_port)
             self._auth = make_auth(self._home)
             api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
+        self._hub = listen_for_agents(self._home, settings.hub_port)
         self._state = StackState(
             phase=Phase.STARTING,
             supervisor=Process.current(),
             api_url=api_url,
             foreign=self._listener is None,
             version=version("fleetflow"),
+            hub_url=f"http://127.0.0.1:{self._hub.getsockname()[1]}",
         )
-        self._children = [self._child(name) for name in ([WORKER] if self._listener is None else [SERVER, WORKER])]
+        self._children = [self._child(name) for name in ([HUB, WORKER] if self._listener is None else [SERVER, HUB, WORKER])]
 
     def _child(self, name: str) -> Child:
         python = [sys.executable, "-P", "-m"]  # -P: a folder `flows` where somebody stands is not ours
         lifeline = str(self._lifeline)
         if name == SERVER and self._listener is not None:
             command = [*python, "flows.server", str(self._listener.fileno()), lifeline]
+        elif name == HUB:
+            command = [*python, "hub.serve", str(self._hub.fileno()), lifeline]
         else:
             command = [*python, "flows.serve", lifeline]
         return Child(name, command, BoundedLog(self._home / "logs" / f"{name}.log"))
@@ -131,7 +136,7 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         environment = prefect_environment(self._home, self._state.api_url, self._auth)
-        descriptors = [self._lifeline]
+        descriptors = [self._lifeline, *([self._hub.fileno()] if child.name == HUB else [])]
         if self._listener is not None:
             port = self._listener.getsockname()[1]
             environment |= {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
@@ -157,7 +162,7 @@ class Supervisor:
             time.sleep(_TICK)  # its last line may still be on its way
             self._write(
                 phase=Phase.FAILED,
-                error=child.last.text.removeprefix("fleetflow worker: ") or f"{child.name} ended with exit code {code}",
+                error=child.last.text.removeprefix(f"fleetflow {child.name}: ") or f"{child.name} ended with exit code {code}",
                 exit_code=code,
             )
             return
@@ -216,7 +221,7 @@ class Supervisor:
         return 0
 
 
-def _listen(port: int, *, any_port: bool) -> socket.socket:
+def _listen(port: int, *, any_port: bool, setting: str = "FLEETFLOW_UI_PORT") -> socket.socket:
     """Listen on the loopback port; the next free one for `any_port`, when a stack starts by itself and nobody chose."""
     for candidate in range(port, min(port + _PORTS, 65536) if any_port else port + 1):
         try:
@@ -224,8 +229,20 @@ def _listen(port: int, *, any_port: bool) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise UnavailableError(f"port {candidate}", error.strerror or str(error)) from None
-    advice = "set FLEETFLOW_UI_PORT to a free port, or end what uses it"
+    advice = f"set {setting} to a free port, or end what uses it"
     raise UnavailableError(f"port {port}", f"is in use by something else; {advice}")
+
+
+def listen_for_agents(home: Path, port: int) -> socket.socket:
+    """Listen on the hub's loopback port. Where nobody chose one, on the same as the last time, so that agents find it again."""
+    if port:
+        return _listen(port, any_port=False, setting="FLEETFLOW_HUB_PORT")
+    kept = home / "hub.port"
+    with suppress(OSError, ValueError):
+        return socket.create_server(("127.0.0.1", int(kept.read_text())), backlog=_AGENTS)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=_AGENTS)
+    kept.write_text(f"{listener.getsockname()[1]}\n")
+    return listener
 
 
 def _say(line: str) -> None:

@@ -15,7 +15,7 @@ from models.records import Claim, Outcome
 from models.secrets import values_of
 from models.states import ExecutionState
 from models.store import Store
-from models.values import Command, Host, OnDisconnect, Stream
+from models.values import Command, Host, Stream
 
 OnEnd = Callable[[str, Outcome, Recording], None]
 
@@ -172,7 +172,7 @@ class HostRun:
 
     async def _let_go(self, outcome: Outcome, *, recorded: bool) -> None:
         """The host of a durable run may forget it once all of it is committed; else it keeps it for whoever has the row now."""
-        if self._host is None or self._terms.command.on_disconnect is OnDisconnect.END or not isinstance(self._executor, Recoverable):
+        if self._host is None or not isinstance(self._executor, Recoverable) or not self._executor.outlives(self._terms.command):
             return
         if not self._recording.has_started or outcome.state is ExecutionState.LOST:
             return  # the host knows nothing of it, or may still have something to tell

@@ -63,7 +63,7 @@ async def run_command(
     stdin_encoding: Literal["text", "base64"] = "text",
     umask: str = "",
     on_disconnect: Literal["configured", "end", "linger", "detach"] = "configured",
-    executor: Literal["auto", "ssh", "local"] = "auto",
+    executor: Literal["auto", "ssh", "local", "agent"] = "auto",
     user: str = "",
     identity: str = "",
     credentials: str = "",

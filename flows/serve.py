@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
-from flows.lifeline import end_with
+from models.lifeline import end_with
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

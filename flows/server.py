@@ -9,7 +9,7 @@ import sys
 
 from setproctitle import setproctitle
 
-from flows.lifeline import end_with
+from models.lifeline import end_with
 
 # Prefect's UI loads an analytics library that calls its maker even where analytics are off; pages may ask this machine alone.
 _POLICY = "connect-src 'self' data: blob: http://127.0.0.1:* ws://127.0.0.1:* http://localhost:* ws://localhost:*"
@@ -25,9 +25,11 @@ def main(listener: int, lifeline: int) -> None:
     from flows.turns import take_turns
 
     take_turns()
+    # On the event loop that Prefect is developed and was measured on; the hub alone has uvloop.
     config = uvicorn.Config(
-        create_app(final=True), log_level="warning", timeout_graceful_shutdown=2, headers=[("content-security-policy", _POLICY)]
-    )
+        create_app(final=True), loop="asyncio", http="h11", log_level="warning", timeout_graceful_shutdown=2,
+        headers=[("content-security-policy", _POLICY)],
+    )  # fmt: skip
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
 
 

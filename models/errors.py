@@ -8,7 +8,10 @@ FleetflowError
 │   ├── SettingsError         fleetflow.toml or FLEETFLOW_*
 │   ├── SecretError           `secret:NAME` that the worker does not have
 │   ├── CredentialsError      credentials that Prefect does not have, or that open nothing
-│   └── NotFoundError         a task number, a host
+│   ├── NotFoundError         a task number, a host
+│   ├── AgentStateError       an agent that cannot be approved, rejected or revoked as it stands
+│   └── JoinError             an agent that may not join
+│       └── NameTakenError    its name belongs to another machine
 ├── NoHostsError              a right target without hosts                    exit code 3
 ├── NothingToRetryError       a task without hosts of the kind to run again   exit code 3
 ├── UnavailableError          Prefect, worker or database cannot be reached   exit code 4
@@ -109,6 +112,32 @@ class NotFoundError(UsageError, LookupError):
         self.kind = kind
         self.name = name
         super().__init__(f"no {kind} {name}; `fleetflow {look or f'{kind} list'}` shows what there is")
+
+
+class AgentStateError(UsageError):
+    """An agent that cannot become what somebody wants."""
+
+    def __init__(self, name: str, state: str, wanted: str) -> None:
+        self.name = name
+        self.state = state
+        self.wanted = wanted
+        super().__init__(f"agent {name} is {state}, and cannot become {wanted}; `fleetflow agent list` shows them all")
+
+
+class JoinError(UsageError):
+    """An agent that may not join."""
+
+    def __init__(self, reason: str = "the join token is unknown, expired or used up; `fleetflow agent token` makes a new one") -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class NameTakenError(JoinError):
+    """The name belongs to an agent on another machine."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"the name {name} belongs to an agent on another machine; `fleetflow agent revoke {name}` frees it")
 
 
 class NoHostsError(FleetflowError):

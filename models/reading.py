@@ -10,7 +10,7 @@ from models.errors import NotFoundError
 from models.policy import Policy
 from models.records import Claim, Execution, OpenTask, Piece, Task, TaskLine
 from models.states import ExecutionState, TaskState
-from models.tables import AttemptRow, ExecutionRow, OutputRow, TaskRow
+from models.tables import AttemptRow, DeliveryRow, ExecutionRow, OutputRow, TaskRow
 from models.values import Attempt, Command, OnDisconnect, Stream
 
 # Statements are made once: building one anew costs as much as running it. Columns and not classes: rows are read by name.
@@ -182,7 +182,16 @@ def recount(connection: Connection, task_id: int) -> dict[ExecutionState, int]:
     return dict.fromkeys(ExecutionState, 0) | found
 
 
-_OPEN_TASKS = select(TaskRow.id, TaskRow.flow_run_id, TaskRow.cancel_requested_by, TaskRow.on_disconnect).where(
+# What runs by an agent outlives its worker, whatever the task says.
+_HAS_DELIVERIES = (
+    select(DeliveryRow.id)
+    .join(AttemptRow, AttemptRow.uuid == DeliveryRow.attempt)
+    .join(ExecutionRow, ExecutionRow.attempt_id == AttemptRow.id)
+    .where(ExecutionRow.task_id == TaskRow.id, ExecutionRow.state == ExecutionState.RUNNING)
+    .exists()
+    .label("has_deliveries")
+)
+_OPEN_TASKS = select(TaskRow.id, TaskRow.flow_run_id, TaskRow.cancel_requested_by, TaskRow.on_disconnect, _HAS_DELIVERIES).where(
     TaskRow.finished_at.is_(None), TaskRow.owner == bindparam("worker")
 )
 _CANCELS = _OPEN_TASKS.where(TaskRow.cancel_requested_at.is_not(None))
@@ -200,7 +209,7 @@ def cancels(connection: Connection, owner: str) -> list[OpenTask]:
 
 def _open_task(row: Row[Any]) -> OpenTask:
     flow_run_id = uuid.UUID(row.flow_run_id) if row.flow_run_id else None
-    return OpenTask(row.id, flow_run_id, row.cancel_requested_by, row.on_disconnect != OnDisconnect.END)
+    return OpenTask(row.id, flow_run_id, row.cancel_requested_by, row.on_disconnect != OnDisconnect.END or row.has_deliveries)
 
 
 _RUNNING = (

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     work_pool: str = Field(default="fleetflow", description="Prefect work pool that the worker serves")
     ui_port: Port = Field(default=4200, description="port of the local stack's Prefect API and UI on 127.0.0.1")
 
+    hub_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=0, description="port of the local stack's hub on 127.0.0.1; 0: a free one, which stays the same when the stack is restarted"
+    )
+
     approve_hosts: int | None = Field(
         default=None, ge=0, description="hosts above which a task waits for somebody's approval; default: none"
     )

@@ -42,6 +42,27 @@ class TaskState(StrEnum):
         return self not in {TaskState.PENDING, TaskState.RUNNING}
 
 
+class AgentState(StrEnum):
+    """What an agent may do."""
+
+    PENDING = "pending"  # waits for somebody's approval
+    APPROVED = "approved"  # gets commands
+    REJECTED = "rejected"  # never got any
+    REVOKED = "revoked"  # gets none any more
+
+
+class DeliveryState(StrEnum):
+    """Where an attempt stands on its way through an agent. In brackets: who moves it there."""
+
+    QUEUED = "queued"  # [worker] the agent shall take it; also [hub] once more, when the agent has forgotten that it held it
+    HELD = "held"  # [hub] the agent has it, has checked it, and waits for the word; it has not started
+    REFUSED = "refused"  # [hub] it has certainly not started, and never will
+    GO = "go"  # [worker] its start is committed: from here on it may have started
+    RUNNING = "running"  # [hub] the agent has started it
+    DONE = "done"  # [hub] its end and all of its output are stored
+    CLOSED = "closed"  # [worker] nobody wants anything of it any more: the agent may forget it, and the row goes
+
+
 _E = ExecutionState
 _OUTCOMES = frozenset({_E.SUCCEEDED, _E.FAILED, _E.TIMED_OUT, _E.CANCELED})
 

@@ -94,15 +94,15 @@ class Store:
     def claim(self, task_id: int, owner: str) -> list[Claim]:
         """Take every execution of a task that has never started, each with a new attempt, in the order of the target.
 
-        What is still `running` belonged to a run of the same task that nobody follows any more: of a durable task it is taken
-        over, with the offsets up to which its output is stored; else it becomes `lost`.
+        What is still `running` belonged to a run of the same task that nobody follows any more. Of a durable task, and on hosts
+        with an agent, it is taken over, with the offsets up to which its output is stored; else it becomes `lost`.
         """
         now = time.time()
         with self._writing() as connection:
             task = reading.task(connection, task_id)
-            adopted = _adopt(connection, task, owner) if task.command.on_disconnect is not OnDisconnect.END else []
-            if task.counts[ExecutionState.RUNNING] and not adopted:
-                sweep.move(connection, task_id, {ExecutionState.RUNNING}, ExecutionState.LOST, "the flow run that followed it ended", now)
+            if task.counts[ExecutionState.RUNNING] and task.command.on_disconnect is OnDisconnect.END:
+                sweep.lose_undelivered(connection, task_id, "the flow run that followed it ended", now)
+            adopted = _adopt(connection, task, owner)
             claims = opening.claim(connection, task_id, owner, now)
             sweep.start_task(connection, task_id, owner, now)
             return sorted([*adopted, *claims], key=lambda claim: claim.execution_id)

@@ -3,11 +3,12 @@
 import uuid
 from collections.abc import Set as AbstractSet
 
-from sqlalchemy import Connection, Update, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, case, func, select, update
+from sqlalchemy.orm import aliased
 
 from models import approvals, reading
 from models.states import TASK_MOVES, ExecutionState, TaskState, check_move
-from models.tables import AttemptRow, ExecutionRow, TaskRow
+from models.tables import AttemptRow, DeliveryRow, ExecutionRow, TaskRow
 
 _UNSTARTED = frozenset({ExecutionState.PENDING, ExecutionState.QUEUED})
 
@@ -16,12 +17,28 @@ def move(connection: Connection, task_id: int, olds: AbstractSet[ExecutionState]
     """Move every execution of a task that is in one of `olds` to the final state `new`, with its current attempt."""
     for old in olds:
         check_move(old, new)
-    chosen = (ExecutionRow.task_id == task_id, ExecutionRow.state.in_(olds))
+    _move_chosen(connection, _chosen(task_id, olds), new, error, now)
+
+
+def _chosen(task_id: int, olds: AbstractSet[ExecutionState]) -> tuple[ColumnElement[bool], ...]:
+    return ExecutionRow.task_id == task_id, ExecutionRow.state.in_(olds)
+
+
+def _move_chosen(connection: Connection, chosen: tuple[ColumnElement[bool], ...], new: ExecutionState, error: str, now: float) -> None:
     attempts = select(ExecutionRow.attempt_id).where(*chosen, ExecutionRow.attempt_id.is_not(None))
     connection.execute(update(AttemptRow).where(AttemptRow.id.in_(attempts)).values(state=new, error=error, finished_at=now))
     connection.execute(
         update(ExecutionRow).where(*chosen).values(state=new, error=error, finished_at=now, epoch=ExecutionRow.epoch + 1)
     )  # the new epoch shuts out a writer that still believes to own the row
+
+
+def lose_undelivered(connection: Connection, task_id: int, error: str, now: float) -> None:
+    """Move every running execution of a task to `lost`, but for those that agents have."""
+    attempt = aliased(AttemptRow)
+    has_agent = (
+        select(DeliveryRow.id).join(attempt, attempt.uuid == DeliveryRow.attempt).where(attempt.id == ExecutionRow.attempt_id).exists()
+    )
+    _move_chosen(connection, (*_chosen(task_id, {ExecutionState.RUNNING}), ~has_agent), ExecutionState.LOST, error, now)
 
 
 def start_task(connection: Connection, task_id: int, owner: str, now: float) -> None:

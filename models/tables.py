@@ -3,6 +3,7 @@
 Times are seconds since the epoch (UTC), so that they sort, subtract and compare alike in every database.
 """
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -21,10 +22,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from models.states import ExecutionState, TaskState
+from models.states import AgentState, DeliveryState, ExecutionState, TaskState
 from models.values import OnDisconnect, Stream
 
-VERSION = "0006"  # the newest step in migrations/
+VERSION = "0007"  # the newest step in migrations/
 
 
 class Base(DeclarativeBase):
@@ -40,7 +41,7 @@ class Base(DeclarativeBase):
     )
 
 
-def _one_of(column: str, values: type[ExecutionState] | type[TaskState] | type[Stream]) -> CheckConstraint:
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(value.value) for value in values)})", name=f"{column}_known")
 
 
@@ -53,6 +54,9 @@ class StackRow(Base):
     __tablename__ = "stack"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    bus: Mapped[int] = mapped_column(
+        BigInteger, server_default="0"
+    )  # counts the transactions that agents and their workers may have to see
 
 
 class WorkerRow(Base):
@@ -204,3 +208,105 @@ class OutputRow(Base):
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
     __table_args__ = (UniqueConstraint("attempt_id", "stream", "offset"), _one_of("stream", Stream))
+
+
+class JoinTokenRow(Base):
+    """The right to join, so many times and until then, of whoever knows the token."""
+
+    __tablename__ = "join_token"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(unique=True)  # SHA-256
+    uses: Mapped[int]  # that are left
+    approves: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[float] = mapped_column(Float)
+    created_by: Mapped[str]
+    expires_at: Mapped[float] = mapped_column(Float)
+
+    __table_args__ = (CheckConstraint("uses >= 0", name="uses_not_negative"),)
+
+
+_LIVING = text("state IN ('pending', 'approved')")
+
+
+class AgentRow(Base):
+    """An agent: the host that it serves by its name, and the credential that makes it this one."""
+
+    __tablename__ = "agent"
+
+    id: Mapped[str] = mapped_column(Uuid(as_uuid=False), primary_key=True)
+    name: Mapped[str]
+    machine: Mapped[str]
+    state: Mapped[str]
+    digest: Mapped[str]  # SHA-256 of the credential
+    generation: Mapped[int] = mapped_column(server_default="1")
+    joined_at: Mapped[float] = mapped_column(Float)
+    decided_at: Mapped[float | None] = mapped_column(Float)
+    decided_by: Mapped[str | None]
+    seen_at: Mapped[float | None] = mapped_column(Float)
+    version: Mapped[str | None]
+    boot: Mapped[str | None]
+    facts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    telemetry: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    changed: Mapped[int] = mapped_column(BigInteger)  # the bus's count when its state was last decided
+
+    __table_args__ = (
+        _one_of("state", AgentState),
+        Index("ix_agent_living", "name", unique=True, sqlite_where=_LIVING, postgresql_where=_LIVING),
+        Index("ix_agent_changed", "changed"),
+    )
+
+
+class DeliveryBodyRow(Base):
+    """A command as it goes to agents: one row for all hosts of a task."""
+
+    __tablename__ = "delivery_body"
+
+    id: Mapped[str] = mapped_column(Uuid(as_uuid=False), primary_key=True)
+    sealed: Mapped[bool] = mapped_column(Boolean)  # it holds secrets: neither it nor its output stands here in clear
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class DeliveryRow(Base):
+    """An attempt on its way through an agent, from the worker that wants it until the worker has all of it."""
+
+    __tablename__ = "delivery"
+
+    id: Mapped[int] = mapped_column(primary_key=True)  # also the order of delivery
+    attempt: Mapped[str] = mapped_column(Uuid(as_uuid=False), unique=True)
+    agent_id: Mapped[str] = mapped_column(Uuid(as_uuid=False), ForeignKey("agent.id"))
+    body_id: Mapped[str] = mapped_column(Uuid(as_uuid=False), ForeignKey("delivery_body.id"))
+    owner: Mapped[str]  # the worker
+    state: Mapped[str]
+    canceled: Mapped[bool] = mapped_column(Boolean, server_default="0")  # its end is wanted
+    changed: Mapped[int] = mapped_column(BigInteger)  # the bus's count when it was last written
+    queued_at: Mapped[float] = mapped_column(Float)
+    stdout: Mapped[int] = mapped_column(BigInteger, server_default="0")  # bytes up to which the stream is stored
+    stderr: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    exit_code: Mapped[int | None]
+    ended: Mapped[str | None]  # why, where it did not end by itself
+    error: Mapped[str | None]
+
+    __table_args__ = (
+        _one_of("state", DeliveryState),
+        Index("ix_delivery_changed", "changed"),
+        Index("ix_delivery_agent_id", "agent_id"),
+        Index("ix_delivery_body_id", "body_id"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class DeliveryOutputRow(Base):
+    """A piece of what an agent has reported. The ids only grow, so that a reader goes on where it was."""
+
+    __tablename__ = "delivery_output"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id", ondelete="CASCADE"))
+    stream: Mapped[str]
+    offset: Mapped[int] = mapped_column(BigInteger)  # bytes from the start of the stream
+    gap: Mapped[int] = mapped_column(BigInteger)  # bytes right before it that the host does not have any more
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = (UniqueConstraint("delivery_id", "stream", "offset"), _one_of("stream", Stream), {"sqlite_autoincrement": True})

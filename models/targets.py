@@ -146,7 +146,7 @@ def _as_spelled(host: Host, spelling: Spelling) -> Host:
     """The host under the name as spelled; a user or port replaces its own, and says SSH."""
     if spelling.text == host.name:
         return host
-    says_ssh = host.executor is ExecutorKind.LOCAL and (spelling.user is not None or spelling.port is not None)
+    says_ssh = host.executor in {ExecutorKind.LOCAL, ExecutorKind.AGENT} and (spelling.user is not None or spelling.port is not None)
     return replace(
         host,
         name=spelling.text,

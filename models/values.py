@@ -16,6 +16,7 @@ class ExecutorKind(StrEnum):
 
     SSH = "ssh"
     LOCAL = "local"
+    AGENT = "agent"
 
 
 class HostKeyPolicy(StrEnum):

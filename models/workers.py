@@ -9,46 +9,26 @@ SQLite that is the clock of the one machine that has the file. A step of that cl
 workers, which is safe and costs their runs; the workers themselves measure with a clock that never steps (lease.py).
 """
 
-from typing import Any
-
 from sqlalchemy import ColumnElement, Connection, Float, and_, bindparam, delete, false, func, insert, or_, select, update
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
+from models.clock import Clock
 from models.errors import LeaseLostError
 from models.tables import WorkerRow
 
 
-class _Clock(FunctionElement[float]):
-    """The database's clock now, not at the transaction's start: one may have waited for its lock."""
-
-    type = Float()
-    inherit_cache = True
-
-
-@compiles(_Clock, "sqlite")
-def _sqlite_clock(_element: _Clock, _compiler: Any, **_: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(_Clock, "postgresql")
-def _postgresql_clock(_element: _Clock, _compiler: Any, **_: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
-
-
 def _is_living(row: type[WorkerRow]) -> ColumnElement[bool]:
-    return and_(row.ended_at.is_(None), row.lease_until >= _Clock())
+    return and_(row.ended_at.is_(None), row.lease_until >= Clock())
 
 
 def grant(connection: Connection, owner: str, seconds: float) -> None:
     """Begin a worker's life."""
-    connection.execute(insert(WorkerRow).values(owner=owner, lease_until=_Clock() + seconds))
+    connection.execute(insert(WorkerRow).values(owner=owner, lease_until=Clock() + seconds))
 
 
 _RENEW = (
     update(WorkerRow)
     .where(WorkerRow.owner == bindparam("worker"), WorkerRow.ended_at.is_(None))
-    .values(lease_until=_Clock() + bindparam("seconds", type_=Float))
+    .values(lease_until=Clock() + bindparam("seconds", type_=Float))
 )
 # FOR SHARE holds a reaper off until this transaction has ended; SQLite's writers are alone anyway.
 _LIVES = select(WorkerRow.owner).where(WorkerRow.owner == bindparam("worker"), WorkerRow.ended_at.is_(None)).with_for_update(read=True)
@@ -67,7 +47,7 @@ def check(connection: Connection, owner: str) -> None:
 
 def leave(connection: Connection, owner: str) -> None:
     """End a worker's own life; what it left open is there for others to end."""
-    connection.execute(update(WorkerRow).where(WorkerRow.owner == owner).values(ended_at=func.coalesce(WorkerRow.ended_at, _Clock())))
+    connection.execute(update(WorkerRow).where(WorkerRow.owner == owner).values(ended_at=func.coalesce(WorkerRow.ended_at, Clock())))
 
 
 def living(connection: Connection) -> set[str]:
@@ -89,7 +69,7 @@ def take_over(connection: Connection, owner: str, reaper: str, *, certainly: boo
         update(WorkerRow)
         .where(WorkerRow.owner == owner, or_(~_is_living(WorkerRow), ~false() if certainly else false()))
         .where(or_(WorkerRow.reaper.is_(None), WorkerRow.reaper.not_in(others)))
-        .values(ended_at=func.coalesce(WorkerRow.ended_at, _Clock()), reaper=reaper)
+        .values(ended_at=func.coalesce(WorkerRow.ended_at, Clock()), reaper=reaper)
     )
     return connection.execute(statement).rowcount == 1
 

@@ -52,7 +52,7 @@ class Ssh:
 
     async def run(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> Result | EndedByHost:
         """Run the command to its end; see `Executor`."""
-        if command.on_disconnect is not OnDisconnect.END:
+        if self.outlives(command):
             return await self._durable(attempt, host, command, sink).start()
         run = await self._opener.open(host, lambda: self._session(attempt, host, command), sink)
         await begin(run, sink)
@@ -62,6 +62,10 @@ class Ssh:
             return await self._end(run)
         run.give_back(ended)
         return _result(run, ended)
+
+    def outlives(self, command: Command) -> bool:
+        """Only durable runs do; see `Recoverable`."""
+        return command.on_disconnect is not OnDisconnect.END
 
     async def recover(
         self, attempt: Attempt, host: Host, command: Command, offsets: Mapping[Stream, int], sink: Sink

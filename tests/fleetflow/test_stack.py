@@ -97,7 +97,7 @@ def foreign(prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Home]:
 
 
 def test_two_starts_at_once_make_one_stack_on_a_free_port(stack: Home) -> None:
-    assert set(stack.state.living()) == {"supervisor", "prefect-server", "worker"}
+    assert set(stack.state.living()) == {"supervisor", "prefect-server", "hub", "worker"}
     assert stack.state.api_url != "http://127.0.0.1:4200/api"
 
 
@@ -142,7 +142,7 @@ def test_up_on_a_running_stack_says_so(stack: Home) -> None:
     assert stack.state == before
 
 
-@pytest.mark.parametrize("child", ["worker", "prefect-server"])
+@pytest.mark.parametrize("child", ["worker", "hub", pytest.param("prefect-server", marks=pytest.mark.slow)])
 def test_a_child_that_dies_is_started_again(stack: Home, child: str) -> None:
     before = stack.state
     before.children[child].send(signal.SIGKILL)
@@ -167,21 +167,21 @@ def test_down_ends_everything(stack: Home) -> None:
 # With Prefect's API of somebody else, whose stack is quick to start
 
 
-def test_with_another_api_up_starts_the_worker_alone_and_says_so(foreign: Home, prefect_server: PrefectServer) -> None:
+def test_with_another_api_up_starts_hub_and_worker_alone_and_says_so(foreign: Home, prefect_server: PrefectServer) -> None:
     started = foreign.fleetflow("up", "-d")
     assert started.returncode == 0, started.stderr
     assert f"{prefect_server.api_url} (not ours" in started.stdout
-    assert set(foreign.state.living()) == {"supervisor", "worker"}
+    assert set(foreign.state.living()) == {"supervisor", "hub", "worker"}
     assert foreign.fleetflow("down").returncode == 0
     assert prefect_server.get("/health") is True
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_up_in_the_foreground_ends_all_it_started(foreign: Home, number: signal.Signals) -> None:
     up = foreign.spawn(_MAIN, "up")
     until(foreign.is_ready, 60, "the stack")
     session = list(of_session(foreign.state.supervisor.pid))
-    assert len(session) == 2
+    assert len(session) == 3
     up.send_signal(number)
     up.communicate(timeout=30)
     assert up.returncode == (-9 if number is signal.SIGKILL else 0)
@@ -221,7 +221,10 @@ def test_a_command_line_with_another_database_than_the_worker_sends_nothing(fore
 
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
-    [("PREFECT_API_AUTH", "wrong:password", "refuses our login"), ("PREFECT_API_URL", "http://127.0.0.1:1/api", "does not answer")],
+    [
+        ("PREFECT_API_AUTH", "wrong:password", "refuses our login"),
+        pytest.param("PREFECT_API_URL", "http://127.0.0.1:1/api", "does not answer", marks=pytest.mark.slow),
+    ],
 )
 def test_another_api_that_does_not_want_us_fails_the_start(foreign: Home, setting: str, value: str, message: str) -> None:
     refused = Home(foreign.path, foreign.extra | {f"FLEETFLOW_{setting}": value}).fleetflow("up", "-d")
@@ -245,6 +248,7 @@ def test_a_home_that_cannot_be_written_is_one_line_and_exit_code_4(tmp_path: Pat
     assert (refused.returncode, len(refused.stderr.splitlines())) == (4, 1)
 
 
+@pytest.mark.slow
 def test_a_database_of_a_newer_version_fails_the_start_with_its_own_line(foreign: Home) -> None:
     foreign.path.mkdir()
     broken = foreign.path / "fleetflow.db"

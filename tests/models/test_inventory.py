@@ -214,7 +214,7 @@ WRONG = [
     ("hosts:\n  web1:\n    address: fe80::1%;id\n", 3, "not an address"),
     ("hosts:\n  web1:\n    address: '{host}.x'\n", 3, "may hold {name}"),
     ("hosts:\n  web1:\n    address: {name}\n", 3, "string"),
-    ("hosts:\n  web1:\n    executor: telnet\n", 3, "'ssh' or 'local'"),
+    ("hosts:\n  web1:\n    executor: telnet\n", 3, "'ssh', 'local' or 'agent'"),
     ("hosts:\n  web1:\n    host_key: maybe\n", 3, "'strict', 'accept-new' or 'off'"),
     ("hosts:\n  web1:\n    jump: -x\n", 3, "is not \\[user@\\]host"),
     ("hosts:\n  web1:\n    jump: a;b\n", 3, "is not \\[user@\\]host"),

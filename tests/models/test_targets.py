@@ -128,6 +128,15 @@ def test_localhost_is_local_unless_a_user_or_port_is_spelled() -> None:
     assert "localhost" not in names("@all")
 
 
+def test_a_host_with_an_agent_is_reached_by_it_unless_a_user_or_port_is_spelled() -> None:
+    inventory = Inventory(hosts={"web1": Host(name="web1", executor=ExecutorKind.AGENT)}, places={})
+    assert [host.executor for target in ("web1", "root@web1", "web1:22") for host in resolve(target, inventory)] == [
+        ExecutorKind.AGENT,
+        ExecutorKind.SSH,
+        ExecutorKind.SSH,
+    ]
+
+
 @pytest.mark.parametrize("rest", ["{}", "@web,{}", "@web!{}", "@web,!{}", "@web&{}", "@web!@web,{}"])
 @pytest.mark.parametrize(
     ("operand", "kind", "name"),

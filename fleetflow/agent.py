@@ -1,0 +1,181 @@
+"""`fleetflow agent`: which agents may join, and what they may do."""
+
+import getpass
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fleetflow.state import read_state
+from fleetflow.text import clock, inert
+from models.errors import UnavailableError, UsageError
+from models.settings import Settings
+
+if TYPE_CHECKING:  # SQLAlchemy takes a third of a second
+    from models.agents import Agent, Agents
+
+app = typer.Typer(
+    help="Hosts that call home: the tokens they join with, and what they may do.", no_args_is_help=True, rich_markup_mode=None
+)
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_ONLINE, _OFFLINE = 90.0, 300.0  # seconds since an agent was last seen; it polls each 30
+
+_Expires = Annotated[str, typer.Option(metavar="TIME", help="How long the token is good: 90s, 30m, 1h or 7d.")]
+_Uses = Annotated[int, typer.Option(min=1, help="How many agents may join with it.")]
+_Approve = Annotated[bool, typer.Option("--approve", help="Agents that join with it need nobody's approval.")]
+_Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of agents, or ranges such as 'web[01-20]'.")]
+
+
+@app.command()
+def token(expires: _Expires = "1h", uses: _Uses = 1, approve: _Approve = False) -> None:
+    """Make a join token, and print it: it is stored nowhere in clear."""
+    settings = Settings.load()
+    with _agents(settings) as agents:
+        typer.echo(agents.make_token(seconds=_read_time(expires), uses=uses, approves=approve, by=getpass.getuser()))
+
+
+@app.command()
+def join(
+    expires: _Expires = "1h",
+    uses: _Uses = 1,
+    approve: _Approve = False,
+    hub: Annotated[str, typer.Option(help="URL of the hub as hosts reach it; default: that of the local stack.")] = "",
+) -> None:
+    """Make a join token, and print what to run on a host."""
+    settings = Settings.load()
+    url = hub or _hub_url(settings)
+    program = Path(__file__).parent.parent / "executors" / "agent" / "program.py"
+    checksum = hashlib.sha256(program.read_bytes()).hexdigest()
+    with _agents(settings) as agents:
+        made = agents.make_token(seconds=_read_time(expires), uses=uses, approves=approve, by=getpass.getuser())
+    typer.echo(f"copy {program} to the host as fleetflow-agent.py, and run there:\n")
+    typer.echo(f"  echo '{checksum}  fleetflow-agent.py' | sha256sum --check")
+    typer.echo(f"  python3 fleetflow-agent.py join --hub {shlex.quote(url)} --token {made}")
+    typer.echo("  python3 fleetflow-agent.py run")
+    if not approve:
+        typer.echo("\nthen approve it here: fleetflow agent approve NAME")
+
+
+@app.command("list")
+def list_(
+    state: Annotated[
+        str, typer.Option(help="Only those that are pending, approved, rejected or revoked; default: pending and approved.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show agents, by name."""
+    from models.states import AgentState
+
+    if state and state not in set(AgentState):
+        raise UsageError(f"--state {state}: give one of {', '.join(AgentState)}")
+    wanted = [AgentState(state)] if state else [AgentState.PENDING, AgentState.APPROVED]
+    with _agents(Settings.load()) as agents:
+        found = agents.all(wanted)
+    now = time.time()
+    for agent in found:
+        typer.echo(json.dumps(_row(agent, now)) if as_json else _line(agent, now))
+
+
+@app.command()
+def approve(names: _Names) -> None:
+    """Let agents take commands; from then on they are hosts of the inventory by their names."""
+    from models.enlisting import enlist
+    from models.states import AgentState
+
+    settings = Settings.load()
+    decided = _decide(settings, names, AgentState.APPROVED)
+    for name, place in enlist(settings.home, decided).items():
+        typer.echo(f"host {name} is not reached by its agent, as {place} says; `--executor agent` does it", err=True)
+    typer.echo(f"approved {inert(', '.join(decided))}")
+
+
+@app.command()
+def reject(names: _Names) -> None:
+    """Turn agents away that wait for approval. The name is free again."""
+    from models.states import AgentState
+
+    typer.echo(f"rejected {inert(', '.join(_decide(Settings.load(), names, AgentState.REJECTED)))}")
+
+
+@app.command()
+def revoke(names: _Names) -> None:
+    """Shut agents out, at once and for good. What they run ends `lost`; the name is free again."""
+    from models.states import AgentState
+
+    revoked = _decide(Settings.load(), names, AgentState.REVOKED)
+    typer.echo(f"revoked {inert(', '.join(revoked))}; `fleetflow host remove` forgets the hosts")
+
+
+def _decide(settings: Settings, texts: list[str], state: str) -> list[str]:
+    from models import bells
+    from models.ranges import RangeError, expand, split
+    from models.states import AgentState
+
+    try:
+        names = [name for text in texts for part in split(text) for name in expand(part)]
+    except RangeError as error:
+        raise UsageError(str(error)) from None
+    with _agents(settings) as agents:
+        decided = agents.decide(names, AgentState(state), getpass.getuser())
+    bells.ring(settings.home, bells.Kind.HUB)
+    return [agent.name for agent in decided]
+
+
+@contextmanager
+def _agents(settings: Settings) -> "Iterator[Agents]":
+    from models.access import Access
+    from models.agents import Agents
+
+    access = Access.open(settings.database)
+    try:
+        yield Agents(access)
+    finally:
+        access.close()
+
+
+def _hub_url(settings: Settings) -> str:
+    state = read_state(settings.home)
+    if state is None or not state.is_running or not state.hub_url:
+        raise UnavailableError("the local stack", f"does not run in {settings.home}; `fleetflow up -d` starts it, or give --hub URL")
+    return state.hub_url
+
+
+def _read_time(text: str) -> float:
+    number, unit = text[:-1], text[-1:]
+    if not number.isascii() or not number.isdecimal() or unit not in _SECONDS or not int(number):
+        raise UsageError(f"--expires {text!r}: write a number and s, m, h or d, such as 1h")
+    return float(int(number) * _SECONDS[unit])
+
+
+def _presence(agent: "Agent", now: float) -> str:
+    if agent.seen_at is None:
+        return "never seen"
+    ago = now - agent.seen_at
+    return "online" if ago < _ONLINE else "stale" if ago < _OFFLINE else "offline"
+
+
+def _row(agent: "Agent", now: float) -> dict[str, object]:
+    return {
+        "name": agent.name,
+        "id": str(agent.id),
+        "state": agent.state,
+        "presence": _presence(agent, now),
+        "seen_at": agent.seen_at,
+        "joined_at": agent.joined_at,
+        "decided_by": agent.decided_by,
+        "version": agent.version,
+        "facts": dict(agent.facts),
+        "telemetry": dict(agent.telemetry),
+    }
+
+
+def _line(agent: "Agent", now: float) -> str:
+    seen = clock(agent.seen_at) or ""
+    return f"{inert(agent.name):24}  {agent.state:9}  {_presence(agent, now):10}  {seen:25}  {inert(agent.version or '')}".rstrip()

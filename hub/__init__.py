@@ -1,0 +1,1 @@
+"""The HTTP service that agents call: commands down, output and results up."""

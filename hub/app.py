@@ -1,0 +1,34 @@
+"""The hub as an ASGI application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from hub.hub import Hub
+from hub.join import join
+from hub.sync import sync
+from models.access import Access
+from models.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An application that is a hub for as long as its lifespan lasts; raises `UnavailableError` where the database cannot be used.
+
+    Agents come through plain routes: ten thousand of them at once need no more than that.
+    """
+    access = Access.open(settings.database)
+    app = FastAPI(title="fleetflow hub", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
+    app.state.settings, app.state.access = settings, access
+    app.router.routes.append(Route("/agent/v1/join", join, methods=["POST"]))
+    app.router.routes.append(Route("/agent/v1/sync", sync, methods=["POST"]))
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    hub = app.state.hub = Hub(app.state.settings, app.state.access)
+    async with hub.running():
+        yield
+    app.state.access.close()

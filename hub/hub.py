@@ -1,0 +1,146 @@
+"""The hub: reads what workers want, keeps the agents' lines, and writes what agents report."""
+
+import asyncio
+import logging
+import socket
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from hub.enlister import Enlister
+from hub.lines import Line, Lines, Telling
+from hub.wire import Answer
+from hub.writer import Writer
+from models import bells
+from models.access import Access
+from models.agents import Agents
+from models.errors import FleetflowError
+from models.exchange import Exchange
+from models.sealing import Seal
+from models.settings import Settings
+from models.states import DeliveryState
+
+log = logging.getLogger(__name__)
+
+_LOOK = 0.5  # seconds between looks into the database that nobody rang for
+_REST = 0.005  # seconds between two looks at least
+_SAW = 10.0  # seconds between the writing down of who was seen, at most
+_SWEEP = 10.0  # seconds
+_BODIES = 64 * 1024 * 1024  # bytes of commands that are kept for their next hosts
+
+
+class Hub:
+    """One hub on one database. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings, access: Access) -> None:
+        seal = Seal(settings.home)
+        self._home: Path = settings.home
+        self._exchange = Exchange(access, seal.close, seal.open)
+        self._saw_every = min(_SAW, settings.lost_after / 3)
+        self._bodies: OrderedDict[uuid.UUID, bytes] = OrderedDict()
+        self._size = 0
+        self._rung = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self.lines = Lines()
+        self.agents = Agents(access)
+        self.writer = Writer(self._exchange, lambda: bells.ring(self._home, bells.Kind.WORKER))
+        self.enlister = Enlister(settings.home)
+        self.is_closing = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Follow the database until the end of the block."""
+        with bells.listen(self._home, bells.Kind.HUB) as bell:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(bell.fileno(), self._hear, bell)
+            await self._look()
+            loops = [
+                asyncio.create_task(work)
+                for work in (self._follow(), self._every(self._saw_every, self._write_seen), self._every(_SWEEP, self._sweep))
+            ]
+            try:
+                yield
+            finally:
+                self.close_lines()
+                for task in loops:
+                    task.cancel()
+                await asyncio.wait(loops)
+                loop.remove_reader(bell.fileno())
+                await self.writer.aclose()
+                await asyncio.to_thread(self.enlister.close)
+
+    def close_lines(self) -> None:
+        """Answer every poll that waits: agents come to the next hub."""
+        self.is_closing = True
+        self.lines.wake_all()
+
+    async def learn(self, agent: uuid.UUID) -> None:
+        """Read the database until this agent is known, whom it has."""
+        if self.lines.find(agent) is None:
+            await self._look(unless=agent)
+
+    async def fill(self, line: Line, answer: Answer) -> None:
+        """Put into an answer what its agent is to be told."""
+        for _, todo in list(line.due(time.monotonic())):
+            if todo.telling is Telling.COMMAND and todo.body not in self._bodies:
+                self._keep(todo.body, await asyncio.to_thread(self._exchange.body, todo.body))
+        line.fill(answer, self._bodies, time.monotonic())
+
+    def _keep(self, name: uuid.UUID, body: bytes) -> None:
+        if not body or name in self._bodies:
+            return
+        self._bodies[name] = body
+        self._size += len(body)
+        while self._size > _BODIES and len(self._bodies) > 1:
+            self._size -= len(self._bodies.popitem(last=False)[1])
+
+    def _hear(self, bell: socket.socket) -> None:
+        bells.heard(bell)
+        self._rung.set()
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK):
+                    await self._rung.wait()
+            except TimeoutError:
+                pass
+            self._rung.clear()
+            await self._carefully(self._look)
+            await asyncio.sleep(_REST)
+
+    async def _look(self, unless: uuid.UUID | None = None) -> None:
+        """Read what is new, unless it was this agent and is known by now."""
+        async with self._looking:
+            if unless is not None and self.lines.find(unless) is not None:
+                return
+            agents, orders = await asyncio.to_thread(self._exchange.changes)
+            self.lines.decide(agents)
+            self.lines.order(orders)
+        closed = [order for order in orders if order.state is DeliveryState.CLOSED]
+        if closed:
+            await asyncio.to_thread(self._exchange.remove, closed)
+
+    async def _write_seen(self) -> None:
+        seen = self.lines.seen(time.monotonic() - self._saw_every - 1)
+        if seen:
+            await asyncio.to_thread(self._exchange.saw, seen)
+
+    async def _sweep(self) -> None:
+        await asyncio.to_thread(self._exchange.sweep)
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self._carefully(work)
+
+    async def _carefully(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except FleetflowError as error:
+            log.warning("the database does not answer: %s", error)
+        except Exception:
+            log.exception("the hub goes on after an error")

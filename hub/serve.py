@@ -1,0 +1,77 @@
+"""The hub as a process of the local stack: `python -m hub.serve LISTENER LIFELINE`, two descriptor numbers.
+
+It listens on a socket that the stack has opened, and ends when the stack does, however that ends.
+"""
+
+import logging
+import socket
+import sys
+import time
+
+from setproctitle import setproctitle
+
+from models.lifeline import end_with
+
+_MIGRATION = 100.0  # seconds that the worker has to bring the database up to date
+_GOODBYE = 2  # seconds that requests under way have to end
+
+
+def main(listener: int, lifeline: int) -> None:
+    """Serve until a signal comes or the lifeline ends; an error of ours becomes one line and its exit code."""
+    setproctitle("fleetflow hub")
+    end_with(lifeline)
+    from models.errors import FleetflowError  # after the lifeline: what follows imports for a second
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.getLogger("hub").setLevel(logging.INFO)
+    try:
+        serve(socket.socket(fileno=listener))
+    except FleetflowError as error:
+        print(f"fleetflow hub: {error}", file=sys.stderr)  # noqa: T201 - the stack shows this line
+        raise SystemExit(error.exit_code) from None
+
+
+def serve(listener: socket.socket) -> None:
+    """Serve on this socket until a signal comes; raises `UnavailableError` where the database cannot be used."""
+    import uvicorn
+
+    from hub.app import create_app
+    from models.settings import Settings
+
+    settings = Settings.load()
+    _await_database(settings.database)
+    app = create_app(settings)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.hub.close_lines()  # uvicorn waits for requests under way, and polls wait long
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        app, loop="uvloop", http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
+        timeout_graceful_shutdown=_GOODBYE, timeout_keep_alive=75, backlog=4096,
+    )  # fmt: skip
+    Server(config).run(sockets=[listener])
+
+
+def _await_database(url: str) -> None:
+    """Wait until the database has this program's tables: the worker, which starts at the same time, makes them."""
+    from models import database
+    from models.errors import DatabaseVersionError, UnavailableError
+
+    deadline = time.monotonic() + _MIGRATION
+    while True:
+        try:
+            engine = database.connect(url)
+            try:
+                return database.check_version(engine)
+            finally:
+                engine.dispose()
+        except UnavailableError as error:
+            if time.monotonic() > deadline or (isinstance(error, DatabaseVersionError) and error.newer):
+                raise
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,124 @@
+"""Carries what agents report into the database, in groups: one thread commits whenever it is free."""
+
+import asyncio
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from models.errors import UnavailableError
+from models.exchange import Exchange
+from models.reports import Receipt, Report
+
+_GROUP = 500  # reports of one transaction
+_BYTES = 4 * 1024 * 1024  # of output in one transaction: another writer waits for it
+_WAITING = 64 * 1024 * 1024  # bytes of output that may wait here
+_PATIENCE = 20.0  # seconds that a locked or full database is tried again; then the agents do
+
+
+class CrowdedError(Exception):
+    """More waits to be written than memory should hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    report: Report
+    size: int
+    done: asyncio.Future[Receipt]
+
+
+class Writer:
+    """Groups reports of many agents into few commits. `on_commit` is called, in the thread, after each."""
+
+    def __init__(self, exchange: Exchange, on_commit: Callable[[], None]) -> None:
+        self._exchange = exchange
+        self._on_commit = on_commit
+        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._waiting = 0
+        self._left: _Pending | None = None
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread.start()
+
+    async def put(self, report: Report) -> Receipt:
+        """Store a report; returns once it is committed. Raises `CrowdedError` and `UnavailableError`."""
+        size = sum(len(piece.data) for piece in report.output)
+        if self._waiting > _WAITING:
+            raise CrowdedError
+        self._waiting += size
+        done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Pending(report, size, done))
+        try:
+            return await asyncio.shield(done)
+        finally:
+            self._waiting -= size
+
+    async def aclose(self) -> None:
+        """Write what is left."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        closing = False
+        while not closing or self._left is not None:
+            group, closing = self._next_group(closing)
+            if group:
+                self._commit(group)
+
+    def _next_group(self, closing: bool) -> tuple[list[_Pending], bool]:
+        group: list[_Pending] = []
+        size = 0
+        with suppress(queue.Empty):
+            while len(group) < _GROUP:
+                item = self._left or (self._queue.get_nowait() if group or closing else self._queue.get())
+                self._left = None
+                if item is None:
+                    closing = True
+                    continue
+                if group and size + item.size > _BYTES:
+                    self._left = item
+                    break
+                group.append(item)
+                size += item.size
+        return group, closing
+
+    def _commit(self, group: Sequence[_Pending]) -> None:
+        try:
+            receipts: Sequence[Receipt | Exception] = self._take_patiently([pending.report for pending in group])
+        except Exception as error:  # noqa: BLE001 - whatever it is, each waiting agent must hear of it
+            receipts = [error] * len(group)
+        else:
+            self._on_commit()
+        _answer(group, receipts)
+
+    def _take_patiently(self, reports: Sequence[Report]) -> list[Receipt]:
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return self._exchange.take(reports)
+            except UnavailableError:
+                if time.monotonic() > give_up:
+                    raise
+            time.sleep(0.1)
+
+
+def _answer(group: Sequence[_Pending], receipts: Sequence[Receipt | Exception]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Receipt], Receipt | Exception]]] = defaultdict(list)
+    for pending, receipt in zip(group, receipts, strict=True):
+        loops[pending.done.get_loop()].append((pending.done, receipt))
+    for loop, pairs in loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, pairs)
+
+
+def _resolve(pairs: Sequence[tuple[asyncio.Future[Receipt], Receipt | Exception]]) -> None:
+    for done, receipt in pairs:
+        if done.done():
+            continue
+        if isinstance(receipt, Exception):
+            done.set_exception(receipt)
+            done.exception()  # its agent may have gone away
+        else:
+            done.set_result(receipt)

@@ -1,0 +1,189 @@
+"""Enrolment: join tokens, the agents that came with them, and what people have decided about these.
+
+A token or a credential is known here by its SHA-256 alone. A name belongs to one agent at a time, and passes nothing on: whoever
+joins under it later is another agent.
+"""
+
+import hashlib
+import secrets
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+
+from models.access import Access, tick
+from models.errors import AgentStateError, JoinError, NameTakenError, NotFoundError
+from models.states import AgentState
+from models.tables import AgentRow, JoinTokenRow
+
+_MOVES: Mapping[AgentState, frozenset[AgentState]] = {
+    AgentState.PENDING: frozenset({AgentState.APPROVED, AgentState.REJECTED}),
+    AgentState.APPROVED: frozenset({AgentState.REVOKED}),
+    AgentState.REJECTED: frozenset(),
+    AgentState.REVOKED: frozenset(),
+}
+_LIVING = (AgentState.PENDING, AgentState.APPROVED)
+_TOKENS_KEPT = 86400.0  # seconds after their expiry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agent:
+    """An agent as stored."""
+
+    id: uuid.UUID
+    name: str
+    state: AgentState
+    generation: int
+    digest: str = field(repr=False)
+    joined_at: float
+    decided_by: str | None
+    seen_at: float | None
+    version: str | None
+    facts: Mapping[str, Any]
+    telemetry: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Joined:
+    """What an agent is told that has joined. The credential is nowhere else."""
+
+    id: uuid.UUID
+    credential: str = field(repr=False)
+    state: AgentState
+    generation: int = 1
+
+
+def digest(secret: str) -> str:
+    """What is stored of a token or credential: it is random, and long enough for a plain hash."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Agents:
+    """All agents of one database."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def make_token(self, *, seconds: float, uses: int, approves: bool, by: str) -> str:
+        """A new join token: good for so many agents and so long; with `approves` they need nobody's approval."""
+        token = secrets.token_urlsafe(24)
+        now = time.time()
+        values = {"digest": digest(token), "uses": uses, "approves": approves, "created_at": now, "created_by": by}
+        with self._access.writing() as connection:
+            connection.execute(delete(JoinTokenRow).where(JoinTokenRow.expires_at < now - _TOKENS_KEPT))
+            connection.execute(insert(JoinTokenRow), values | {"expires_at": now + seconds})
+        return token
+
+    def join(self, token: str, *, name: str, machine: str, version: str, facts: Mapping[str, Any]) -> Joined:
+        """Make a new agent, for one use of the token; raises `JoinError`. The same machine may join anew: its former agent is shut out."""
+        joined_at = time.time()
+        credential = secrets.token_hex(32)
+        with self._access.writing() as connection:
+            approves = connection.scalar(_USE, {"which": digest(token), "now": joined_at})
+            if approves is None:
+                raise JoinError
+            now = tick(connection)
+            self._replace(connection, name, machine, now)
+            state = AgentState.APPROVED if approves else AgentState.PENDING
+            joined = Joined(id=uuid.uuid4(), credential=credential, state=state)
+            values = {
+                "id": str(joined.id),
+                "name": name,
+                "machine": machine,
+                "state": state,
+                "digest": digest(credential),
+                "joined_at": joined_at,
+                "decided_at": joined_at if approves else None,
+                "decided_by": "its join token" if approves else None,
+                "version": version,
+                "facts": dict(facts),
+                "changed": now,
+            }
+            connection.execute(insert(AgentRow), values)
+        return joined
+
+    def _replace(self, connection: Connection, name: str, machine: str, now: int) -> None:
+        former = connection.execute(_LIVING_ONE, {"names": [name]}).one_or_none()
+        if former is None:
+            return
+        if former.machine != machine:
+            raise NameTakenError(name)
+        ended = AgentState.REVOKED if former.state == AgentState.APPROVED else AgentState.REJECTED
+        connection.execute(
+            _DECIDE, {"which": former.id, "new": ended, "at": time.time(), "by": "its own machine, which joined anew", "now": now}
+        )
+
+    def decide(self, names: Sequence[str], state: AgentState, by: str) -> list[Agent]:
+        """Move the agents of these names, all or none of them; raises `NotFoundError` and `AgentStateError`."""
+        with self._access.writing() as connection:
+            now = tick(connection)
+            found = {row.name: row for row in connection.execute(_LIVING_ONE, {"names": list(names)})}
+            for name in names:
+                if name not in found:
+                    raise NotFoundError("agent", name)
+                if state not in _MOVES[AgentState(found[name].state)]:
+                    raise AgentStateError(name, found[name].state, state)
+            moves = [{"which": found[name].id, "new": state, "at": time.time(), "by": by, "now": now} for name in dict.fromkeys(names)]
+            connection.execute(_DECIDE, moves)
+            rows = connection.execute(_AGENTS.where(AgentRow.id.in_([move["which"] for move in moves])))
+            return [_agent(row) for row in rows]
+
+    def all(self, states: Iterable[AgentState] = AgentState) -> list[Agent]:
+        """The agents in these states, by name and age."""
+        with self._access.reading() as connection:
+            rows = connection.execute(_AGENTS.where(AgentRow.state.in_(list(states))).order_by(AgentRow.name, AgentRow.joined_at))
+            return [_agent(row) for row in rows]
+
+
+def changed(connection: Connection, seen: int) -> list[tuple[int, Agent]]:
+    """The agents about which something was decided after the bus's count `seen`, each with its own count."""
+    return [(row.changed, _agent(row)) for row in connection.execute(_AGENTS.where(AgentRow.changed > seen))]
+
+
+_USE = (
+    update(JoinTokenRow)
+    .where(JoinTokenRow.digest == bindparam("which"), JoinTokenRow.uses > 0, JoinTokenRow.expires_at > bindparam("now"))
+    .values(uses=JoinTokenRow.uses - 1)
+    .returning(JoinTokenRow.approves)
+)
+_LIVING_ONE = select(AgentRow.id, AgentRow.name, AgentRow.machine, AgentRow.state).where(
+    AgentRow.name.in_(bindparam("names", expanding=True)), AgentRow.state.in_(_LIVING)
+)
+_DECIDE = (
+    update(AgentRow)
+    .where(AgentRow.id == bindparam("which"))
+    .values(state=bindparam("new"), decided_at=bindparam("at"), decided_by=bindparam("by"), changed=bindparam("now"))
+)
+_AGENTS = select(
+    AgentRow.id,
+    AgentRow.name,
+    AgentRow.state,
+    AgentRow.generation,
+    AgentRow.digest,
+    AgentRow.joined_at,
+    AgentRow.decided_by,
+    AgentRow.seen_at,
+    AgentRow.version,
+    AgentRow.facts,
+    AgentRow.telemetry,
+    AgentRow.changed,
+)
+
+
+def _agent(row: Row[Any]) -> Agent:
+    return Agent(
+        id=uuid.UUID(row.id),
+        name=row.name,
+        state=AgentState(row.state),
+        generation=row.generation,
+        digest=row.digest,
+        joined_at=row.joined_at,
+        decided_by=row.decided_by,
+        seen_at=row.seen_at,
+        version=row.version,
+        facts=row.facts or {},
+        telemetry=row.telemetry or {},
+    )

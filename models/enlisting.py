@@ -1,0 +1,25 @@
+"""Makes approved agents hosts of the inventory, in hosts.d/agents.yaml."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from models import additions
+from models.hostsfile import HostEntry
+from models.inventory import Inventory
+from models.ranges import natural
+from models.values import ExecutorKind
+
+FILE = "agents.yaml"
+
+
+def enlist(home: Path, names: Iterable[str]) -> dict[str, str]:
+    """Make these agents hosts; returns those that the inventory knows already as hosts that are reached otherwise, each with its place."""
+    inventory = Inventory.load(home)
+    new = sorted({name for name in names if name not in inventory.places}, key=natural)
+    if new:
+        additions.add(home, FILE, {name: HostEntry(executor=ExecutorKind.AGENT) for name in new})
+    return {
+        name: inventory.source(name)
+        for name in names
+        if name in inventory.hosts and inventory.hosts[name].executor is not ExecutorKind.AGENT
+    }

@@ -1,0 +1,96 @@
+"""Enrolment: tokens, approval, names, and the end of it."""
+
+import asyncio
+import time
+import uuid
+
+import httpx
+import pytest
+
+from models.errors import AgentStateError, NotFoundError
+from models.states import AgentState
+from tests.hub.agents import SmallAgent
+from tests.hub.conftest import Enrol
+from tests.servers.hub import Hub
+from tests.until import until
+
+
+async def test_of_a_hundred_joins_with_a_single_use_token_exactly_one_wins(hub: Hub, client: httpx.AsyncClient) -> None:
+    token = hub.token(uses=1)
+    answers = await asyncio.gather(*(SmallAgent(client, f"race{number}").join(token) for number in range(100)))
+    codes = [answer.status_code for answer in answers]
+    assert sorted(codes) == [200] + [403] * 99
+    assert [agent.name for agent in hub.agents().all() if agent.name.startswith("race")] == [f"race{codes.index(200)}"]
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "expired"])
+async def test_a_token_that_is_not_good_lets_nobody_in(hub: Hub, client: httpx.AsyncClient, token: str) -> None:
+    if token == "expired":
+        token = hub.token(seconds=0.01)
+        await asyncio.sleep(0.05)
+    answer = await SmallAgent(client, "nobody").join(token)
+    assert answer.status_code in {400, 403}
+    assert "nobody" not in [agent.name for agent in hub.agents().all()]
+
+
+async def test_a_pending_agent_is_told_to_wait_and_an_approved_one_is_a_host(hub: Hub, client: httpx.AsyncClient) -> None:
+    agent = SmallAgent(client, "waits")
+    assert (await agent.join(hub.token(approves=False))).json()["state"] == "pending"
+    answer = await agent.post()
+    assert answer.status_code == 403
+    assert answer.json()["retry"] >= 5
+    hub.agents().decide(["waits"], AgentState.APPROVED, "tests")
+    async with asyncio.timeout(10):
+        while (await agent.post()).status_code != 200:
+            await asyncio.sleep(0.05)
+    agent = SmallAgent(client, "waits-not")
+    assert (await agent.join(hub.token())).json()["state"] == "approved"
+    until(lambda: "waits-not" in (hub.home / "hosts.d" / "agents.yaml").read_text(), 10, "its entry in the inventory")
+
+
+async def test_a_revoke_cuts_an_open_poll_within_a_second(hub: Hub, enrol: Enrol) -> None:
+    agent = await enrol("cut")
+    await agent.sync()
+    poll = asyncio.create_task(agent.post(wait=30))
+    await asyncio.sleep(0.2)
+    assert not poll.done()
+    began = time.monotonic()
+    hub.agents().decide(["cut"], AgentState.REVOKED, "tests")
+    assert (await poll).status_code == 401
+    assert time.monotonic() - began < 1
+    assert (await agent.post()).status_code == 401
+
+
+async def test_a_name_belongs_to_one_machine_until_it_is_revoked_and_passes_nothing_on(hub: Hub, client: httpx.AsyncClient) -> None:
+    first, other = SmallAgent(client, "taken"), SmallAgent(client, "taken")
+    assert (await first.join(hub.token(), "machine-1")).status_code == 200
+    token = hub.token(uses=1)
+    assert (await other.join(token, "machine-2")).status_code == 409
+    hub.agents().decide(["taken"], AgentState.REVOKED, "tests")
+    assert (await other.join(token, "machine-2")).status_code == 200, "the refused join used the token up"
+    assert other.id != first.id
+    await shut_out(first)
+    again = SmallAgent(client, "taken")
+    assert (await again.join(hub.token(), "machine-2")).status_code == 200, "the same machine may join anew"
+    await shut_out(other)
+
+
+async def shut_out(agent: SmallAgent) -> None:
+    async with asyncio.timeout(5):
+        while (await agent.post()).status_code != 401:
+            await asyncio.sleep(0.05)
+
+
+async def test_people_are_told_what_they_cannot_decide(hub: Hub, enrol: Enrol) -> None:
+    await enrol("decided")
+    with pytest.raises(NotFoundError, match="no agent nowhere"):
+        hub.agents().decide(["decided", "nowhere"], AgentState.REVOKED, "tests")
+    with pytest.raises(AgentStateError, match="is approved"):
+        hub.agents().decide(["decided"], AgentState.REJECTED, "tests")
+
+
+async def test_a_wrong_credential_is_nobody(enrol: Enrol, client: httpx.AsyncClient) -> None:
+    agent = await enrol("careful")
+    for one, credential in ((agent.id, "0" * 64), (str(uuid.uuid4()), agent.credential), (agent.id, ""), ("x", "y")):
+        answer = await client.post("/agent/v1/sync", json={"v": 1}, headers={"Authorization": f"Bearer {one}.{credential}"})
+        assert answer.status_code == 401

@@ -1,0 +1,94 @@
+"""The bus as the store sees it: what a dead worker left to agents, and what nobody waits for any more."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from models.access import Access
+from models.agents import Agents
+from models.deliveries import Body, Deliveries, Go, Post, Withdraw
+from models.exchange import Exchange
+from models.records import Claim
+from models.reports import Report
+from models.states import AgentState, DeliveryState, ExecutionState
+from models.store import Store
+from models.values import OnDisconnect, Stream
+from tests.models.test_store import OWNER, spec, start, states
+
+BODY = Body(uuid.uuid4(), b"{}", sealed=False)
+
+
+@pytest.fixture
+def access(url: str) -> Iterator[Access]:
+    access = Access.open(url)
+    yield access
+    access.close()
+
+
+@pytest.fixture
+def agent(access: Access) -> uuid.UUID:
+    agents = Agents(access)
+    token = agents.make_token(seconds=60, uses=1, approves=True, by="tests")
+    return agents.join(token, name="agent1", machine="m", version="1", facts={}).id
+
+
+@pytest.fixture
+def exchange(access: Access) -> Exchange:
+    return Exchange(access, lambda data: data[::-1], lambda data: data[::-1])
+
+
+def running(store: Store, access: Access, exchange: Exchange, agent: uuid.UUID) -> tuple[int, Claim]:
+    """A task that ends with its connection, running on a host with an agent and on one without."""
+    task = store.open_task(spec("agent1", "ssh1", on_disconnect=OnDisconnect.END), OWNER)
+    of_agent, of_ssh = store.claim(task.id, OWNER)
+    deliveries = Deliveries(access, OWNER)
+    assert deliveries.apply([Post(of_agent.attempt.id, "agent1", BODY)]) == [True]
+    exchange.take([Report(agent, held=[of_agent.attempt.id])])
+    assert start(store, of_agent)
+    assert start(store, of_ssh)
+    assert deliveries.apply([Go(of_agent.attempt.id)]) == [True]
+    return task.id, of_agent
+
+
+def test_what_agents_run_is_taken_over_whatever_the_task_says(store: Store, access: Access, exchange: Exchange, agent: uuid.UUID) -> None:
+    task, of_agent = running(store, access, exchange, agent)
+    assert [open_task.is_durable for open_task in store.open_tasks(OWNER)] == [True]
+    (taken,) = store.claim(task, "machine:home:two")
+    assert (taken.host, taken.attempt.id, taken.offsets) == ("agent1", of_agent.attempt.id, dict.fromkeys(Stream, 0))
+    assert states(store, task) == {"agent1": ExecutionState.RUNNING, "ssh1": ExecutionState.LOST}
+    assert store.recount(task) == store.task(task).counts
+
+
+def test_only_what_was_held_can_go_and_what_goes_cannot_be_taken_back(access: Access, exchange: Exchange, agent: uuid.UUID) -> None:
+    deliveries = Deliveries(access, OWNER)
+    one, other, nobody = (uuid.uuid4() for _ in range(3))
+    assert deliveries.apply([Post(one, "agent1", BODY), Post(other, "agent1", BODY), Post(nobody, "agent2", BODY)]) == [True, True, False]
+    assert deliveries.apply([Go(one)]) == [False]
+    exchange.take([Report(agent, held=[one])])
+    assert deliveries.apply([Go(one), Withdraw(one), Withdraw(other), Go(other)]) == [True, False, True, False]
+    assert Deliveries(access, "machine:home:two").apply([Withdraw(one)]) == [False], "it belongs to another worker"
+
+
+def test_what_a_forgotten_worker_queued_is_closed_and_removed(store: Store, access: Access, exchange: Exchange, agent: uuid.UUID) -> None:
+    for owner in (OWNER, "machine:home:two"):
+        store.take_lease(owner, 60)
+        Deliveries(access, owner).apply([Post(uuid.uuid4(), "agent1", BODY)])
+    store.take_over(OWNER, "machine:home:two", certainly=True)
+    exchange.sweep()
+    _, orders = exchange.changes()
+    assert [order.state for order in orders] == [DeliveryState.QUEUED] * 2, "somebody may still take it over"
+    store.forget_worker(OWNER)
+    exchange.sweep()
+    _, orders = exchange.changes()
+    assert [order.state for order in orders] == [DeliveryState.CLOSED]
+    exchange.remove(orders)
+    assert len(Exchange(access, bytes, bytes).changes()[1]) == 1
+
+
+def test_every_decision_about_an_agent_is_seen_once(access: Access, exchange: Exchange, agent: uuid.UUID) -> None:
+    assert [(found.id, found.state) for found in exchange.changes()[0]] == [(agent, AgentState.APPROVED)]
+    Agents(access).decide(["agent1"], AgentState.REVOKED, "tests")
+    assert [found.state for found in exchange.changes()[0]] == [AgentState.REVOKED]
+    assert exchange.changes()[0] == []
+    assert Deliveries(access, OWNER).apply([Post(uuid.uuid4(), "agent1", BODY)]) == [False]

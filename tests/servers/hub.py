@@ -1,0 +1,177 @@
+"""A real hub with a database of its own, and real agent programs that call it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from executors.agent import program
+from executors.agent.executor import ByAgent
+from models import database
+from models.access import Access
+from models.agents import Agents
+from models.settings import Settings
+from models.store import Store
+from models.values import ExecutorKind, Host
+from tests.until import until
+
+
+@dataclass
+class Hub:
+    """A hub process on one home; it can be killed and started again on the same port."""
+
+    home: Path
+    settings: dict[str, str] = field(default_factory=dict)  # more of its environment
+    process: "subprocess.Popen[bytes] | None" = None
+    _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0), backlog=1024))
+    _lifeline: int = -1
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.home / 'fleetflow.db'}"
+
+    @property
+    def log(self) -> str:
+        return (self.home / "hub.log").read_text()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        theirs, self._lifeline = os.pipe()
+        with (self.home / "hub.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "hub.serve", str(self._listener.fileno()), str(theirs)],
+                pass_fds=[theirs, self._listener.fileno()], env=self.environment, cwd=self.home, stdout=log, stderr=log,
+            )  # fmt: skip
+        os.close(theirs)
+        until(self._answers, 90, "the hub")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("FLEETFLOW_", "PREFECT_"))}
+        return own | {"FLEETFLOW_HOME": str(self.home)} | self.settings
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+        os.close(self._lifeline)
+        self.process = None
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(20)
+            os.close(self._lifeline)
+            self.process = None
+
+    def close(self) -> None:
+        self.stop()
+        self._listener.close()
+
+    def agents(self) -> Agents:
+        return Agents(Access.open(self.database))
+
+    def token(self, uses: int = 1000, *, approves: bool = True, seconds: float = 3600) -> str:
+        return self.agents().make_token(seconds=seconds, uses=uses, approves=approves, by="tests")
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.post(f"{self.url}/agent/v1/sync", timeout=1, trust_env=False).status_code == httpx.codes.UNAUTHORIZED
+        except httpx.HTTPError:
+            assert self.process
+            assert self.process.poll() is None, self.log
+            return False
+
+    def executor(self, **settings: object) -> ByAgent:
+        """A worker's executor on the same database, with a lease that nobody takes away."""
+        owner = f"tests:home:{uuid.uuid4().hex[:12]}"
+        store = Store.open(self.database)
+        store.take_lease(owner, 3600)
+        store.close()
+        made = Settings.load().model_copy(update={"database_url": self.database, **settings})
+        made.__dict__["home"] = self.home
+        return ByAgent(made, Access.open(self.database, owner), owner)
+
+
+@contextmanager
+def run_hub(home: Path, **settings: str) -> Iterator[Hub]:
+    """A hub on a new database."""
+    home.mkdir(parents=True, exist_ok=True)
+    database.upgrade(f"sqlite:///{home / 'fleetflow.db'}")
+    hub = Hub(home, settings)
+    try:
+        hub.start()
+        yield hub
+    finally:
+        hub.close()
+
+
+@dataclass
+class RealAgent:
+    """The agent program, as it runs on a host."""
+
+    folder: Path
+    name: str
+    arguments: tuple[str, ...] = ()
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def host(self) -> Host:
+        return Host(name=self.name, executor=ExecutorKind.AGENT)
+
+    @property
+    def log(self) -> str:
+        return (self.folder.with_suffix(".log")).read_text()
+
+    def join(self, url: str, token: str) -> None:
+        done = subprocess.run(
+            [sys.executable, program.__file__, "join", "--hub", url, "--token", token, "--name", self.name, "--state", str(self.folder)],
+            capture_output=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        with self.folder.with_suffix(".log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, program.__file__, "run", "--state", str(self.folder), *self.arguments],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(20)
+            self.process = None
+
+
+@contextmanager
+def run_agent(hub: Hub, folder: Path, name: str = "web1", *, arguments: tuple[str, ...] = ()) -> Iterator[RealAgent]:
+    """An approved agent."""
+    agent = RealAgent(folder / name, name, arguments)
+    agent.folder.parent.mkdir(parents=True, exist_ok=True)
+    agent.join(hub.url, hub.token())
+    agent.start()
+    try:
+        yield agent
+    finally:
+        agent.stop()

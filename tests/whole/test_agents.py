@@ -1,0 +1,89 @@
+"""Hosts with agents, through Prefect: alone, beside SSH hosts, and over the deaths of those in between."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from models.states import ExecutionState
+from tests.servers.hub import RealAgent
+from tests.stacks import Stack, new_word
+from tests.until import until
+
+
+@pytest.fixture(scope="module")
+def agents(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RealAgent]]:
+    """Three real agents, of which each joins in its own way."""
+    folder = tmp_path_factory.mktemp("agents")
+    url = json.loads(stack("hub", "--json").stdout)["url"]
+    token = stack("agent", "token", "--uses", "2", "--approve").stdout.strip()
+    line = next(line for line in stack("agent", "join").stdout.splitlines() if "--token" in line)
+    assert url in line
+    made = [RealAgent(folder / name, name) for name in ("agent1", "agent2", "agent3")]
+    with ExitStack() as ends:
+        for agent, its in zip(made, (token, token, line.split()[-1]), strict=True):
+            agent.join(url, its)
+        approved = stack("agent", "approve", "agent3")
+        assert approved.returncode == 0, approved.stderr
+        until(lambda: len(stack.rows("host", "list", "agent[1-3]")) == 3, 10, "the agents in the inventory")
+        for agent in made:
+            agent.start()
+            ends.callback(agent.stop)
+        yield made
+
+
+def test_a_mixed_task_is_one_task(stack: Stack, agents: list[RealAgent]) -> None:
+    done = stack("run", 'echo hi; echo err >&2; exit $(test -z "$SSH_CONNECTION"; echo $?)', "-t", "agent[1-3],127.9.0.[1-3]", "--json")
+    rows = {row["host"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert len(rows) == 6, done.stderr
+    assert {(rows[f"agent{n}"]["state"], rows[f"agent{n}"]["stdout"], rows[f"agent{n}"]["stderr"]) for n in (1, 2, 3)} == {
+        ("succeeded", "hi\n", "err\n")
+    }
+    assert {rows[f"127.9.0.{n}"]["exit_code"] for n in (1, 2, 3)} == {1}
+    listed = {row["name"]: row for row in stack.rows("agent", "list")}
+    assert listed["agent1"]["state"] == "approved"
+    until(lambda: not _deliveries(stack), 10, "the end of every delivery")
+
+
+def test_an_agent_that_is_not_there_is_unreachable(stack: Stack, agents: list[RealAgent]) -> None:
+    agents[1].stop()
+    try:
+        done = stack("run", "true", "-t", "agent[1-2]", "--connect-timeout", "1", "--json")
+        rows = {row["host"]: row for row in map(json.loads, done.stdout.splitlines())}
+        assert rows["agent1"]["state"] == "succeeded"
+        assert (rows["agent2"]["state"], rows["agent2"]["error"]) == ("unreachable", "no answer within 1 s (waiting for its agent)")
+    finally:
+        agents[1].start()
+
+
+def test_the_deaths_of_hub_agent_and_worker_lose_nothing(stack: Stack, agents: list[RealAgent], tmp_path: Path) -> None:
+    word = new_word()
+    (tmp_path / "starts").touch()
+    script = f"echo {word} >>{tmp_path}/starts; echo begin; until [ -e {tmp_path}/go ]; do sleep 0.1; done; echo end"
+    assert stack("run", script, "-t", "agent[1-3]", "--on-disconnect", "end", "--no-wait").returncode == 0
+    until(lambda: (tmp_path / "starts").read_text().count(word) == 3, 30, "three starts")
+    task = stack.newest()
+    processes = stack.status["processes"]
+    os.kill(processes["hub"], signal.SIGKILL)
+    agents[0].kill()
+    os.kill(processes["worker"], signal.SIGKILL)
+    agents[0].start()
+    (tmp_path / "go").touch()
+    until(lambda: stack.newest().state.is_final, 90, "the end of the task")
+    executions = stack.executions(task.id)
+    assert {execution.state for execution in executions.values()} == {ExecutionState.SUCCEEDED}, executions
+    assert {stack.output(execution) for execution in executions.values()} == {b"begin\nend\n"}
+    assert (tmp_path / "starts").read_text().count(word) == 3, "a command ran twice"
+
+
+def _deliveries(stack: Stack) -> int:
+    import sqlite3
+
+    with sqlite3.connect(stack.home / "fleetflow.db") as connection:
+        count: int = connection.execute("SELECT count(*) FROM delivery").fetchone()[0]
+    connection.close()
+    return count
