@@ -125,7 +125,7 @@ def _decide(settings: Settings, texts: list[str], state: str) -> list[str]:
     with _agents(settings) as agents:
         decided = agents.decide(names, AgentState(state), getpass.getuser())
     bells.ring(settings.home, bells.Kind.HUB)
-    return [agent.name for agent in decided]
+    return sorted(agent.name for agent in decided)
 
 
 @contextmanager

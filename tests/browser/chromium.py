@@ -20,7 +20,9 @@ def run_chromium() -> Iterator[Page]:
     """A page of a browser of its own. Nothing async may run meanwhile: Playwright's loop is this thread's."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=need("chromium"), args=list(_FLAGS))
-        context = browser.new_context(viewport={"width": SIZE[0], "height": SIZE[1]}, timezone_id="UTC", locale="en-GB")
+        context = browser.new_context(
+            viewport={"width": SIZE[0], "height": SIZE[1]}, timezone_id="UTC", locale="en-GB", reduced_motion="reduce"
+        )
         context.set_default_timeout(60_000)
         try:
             yield context.new_page()

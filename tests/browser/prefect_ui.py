@@ -97,13 +97,11 @@ class PrefectUI:
         """Wait until the run that is open shows a state."""
         expect(self.page.get_by_text(state, exact=True).first).to_be_visible(timeout=_PATIENCE)
 
-    def open_artifact(self, key: str) -> None:
-        """Open an artifact of the run that is open: its key leads to those of all runs, and there it stands beside its run."""
-        run = self._run()
+    def open_artifact(self, key: str, artifact_id: str) -> None:
+        """Open an artifact of the run that is open: its key leads to those of all runs, which only their ids tell apart."""
         self.page.get_by_role("tab", name="Artifacts").click()
         self.page.get_by_role("link").filter(has_text=key).click()
-        mine = self.page.locator(f"a[href*='{run}']").first
-        mine.locator("xpath=preceding::a[contains(@href, '/artifacts/artifact/')][1]").click()
+        self.page.locator(f"a[href*='/artifacts/artifact/{artifact_id}']").first.click()
 
     def table(self) -> list[list[str]]:
         """The rows of the table artifact that is open, without its head."""

@@ -197,6 +197,7 @@ def test_a_killed_supervisor_takes_its_children_along_and_the_next_up_starts_ane
     assert foreign.state.supervisor != before.supervisor
 
 
+@pytest.mark.slow
 def test_a_pool_of_another_database_is_refused(foreign: Home, tmp_path: Path) -> None:
     assert foreign.fleetflow("up", "-d").returncode == 0
     other = Home(tmp_path / "other", foreign.extra)
@@ -206,6 +207,7 @@ def test_a_pool_of_another_database_is_refused(foreign: Home, tmp_path: Path) ->
     assert not other.state.is_running
 
 
+@pytest.mark.slow
 def test_a_command_line_with_another_database_than_the_worker_sends_nothing(foreign: Home, tmp_path: Path) -> None:
     assert foreign.fleetflow("up", "-d").returncode == 0
     other = Home(tmp_path / "other", foreign.extra)

@@ -76,6 +76,7 @@ def test_every_field_of_a_form_is_described_and_both_forms_have_the_same_ones() 
         assert command[name]["description"].split() == script[name]["description"].split()
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_what_people_have_set(worker: Worker, prefect_server: PrefectServer) -> None:
     schedule = {"schedule": {"cron": "0 3 1 1 *", "timezone": "UTC"}, "active": True}
     deployment = _fleet(prefect_server)["id"]

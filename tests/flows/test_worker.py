@@ -37,9 +37,9 @@ def test_what_a_flow_logs_is_found_in_prefect(worker: Worker) -> None:
 
 
 def test_tasks_run_side_by_side_in_the_worker(worker: Worker) -> None:
-    run = worker.run("shards", number=8, seconds=0.5)
+    run = worker.run("shards", number=8, seconds=3)
     assert run["state_type"] == "COMPLETED"
-    assert run["total_run_time"] < 3  # 4 s one after another
+    assert run["total_run_time"] < 20  # 24 s one after another
     wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
     until(lambda: [task["state_type"] for task in worker.server.post("/task_runs/filter", **wanted)] == ["COMPLETED"] * 8, 10, "task runs")
 

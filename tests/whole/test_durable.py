@@ -32,7 +32,7 @@ def test_a_killed_worker_s_commands_are_followed_to_their_ends_by_the_next_one(s
     assert {row["stdout"] for row in rows} == {"one\ntwo\n"}
     attempts = witness.read_text().splitlines()
     assert len(attempts) == len(set(attempts)) == 6, "each was started once, the one that waited for a fork by the next worker"
-    until(lambda: not marked(word), 10, "the end of all processes")
+    until(lambda: not marked(word), 30, "the end of all processes")
 
 
 def test_a_cancel_while_no_worker_lives_ends_the_commands(stack: Stack, tmp_path: Path) -> None:
@@ -42,6 +42,6 @@ def test_a_cancel_while_no_worker_lives_ends_the_commands(stack: Stack, tmp_path
     os.kill(stack.status["worker"]["pid"], signal.SIGKILL)
     stack("task", "cancel", str(run), "--no-wait")
     assert stack.ended(run, 60)["state"]["type"] == "CANCELLED"
-    until(lambda: not marked(word), 10, "the end of all processes")
+    until(lambda: not marked(word), 30, "the end of all processes")
     task = stack.newest()
     assert (task.state, task.counts[ExecutionState.CANCELED]) == (TaskState.CANCELED, 5)

@@ -58,6 +58,12 @@ def shoot(page: Page) -> Callable[[str], None]:
     return shoot
 
 
+def _results(stack: Stack, run: object) -> str:
+    wanted = {"flow_run_id": {"any_": [str(run)]}, "key": {"any_": ["fleetflow-results"]}}
+    (artifact,) = stack.api("POST", "/artifacts/filter", {"artifacts": wanted})
+    return str(artifact["id"])
+
+
 def test_the_form_explains_each_field_and_a_run_shows_its_results(ui: PrefectUI, stack: Stack, shoot: Callable[[str], None]) -> None:
     ui.open_deployment("run-command", "fleet")
     form = ui.custom_run()
@@ -70,7 +76,7 @@ def test_the_form_explains_each_field_and_a_run_shows_its_results(ui: PrefectUI,
     shoot("form")
     run = ui.submit()
     ui.wait_for("Completed")
-    ui.open_artifact("fleetflow-results")
+    ui.open_artifact("fleetflow-results", _results(stack, run))
     assert [row[:3] for row in ui.table()] == [[f"web0{number}", "succeeded", "0"] for number in (1, 2, 3)]
     assert stack.flow_run(run)["state"]["message"] == "3 hosts succeeded"
 
@@ -79,7 +85,7 @@ def test_hosts_that_went_wrong_come_first(ui: PrefectUI, stack: Stack, shoot: Ca
     run = stack.create_run(command="uptime", target="@web")
     ui.open_run(run)
     ui.wait_for("Failed")
-    ui.open_artifact("fleetflow-results")
+    ui.open_artifact("fleetflow-results", _results(stack, run))
     assert [row[:2] for row in ui.table()] == [["web04", "unreachable"], *([f"web0{number}", "succeeded"] for number in (1, 2, 3))]
     shoot("results")
     ui.open_run(run)

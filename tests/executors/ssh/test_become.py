@@ -33,7 +33,7 @@ def accounts() -> Iterator[Accounts]:
 
 @pytest.fixture
 async def run(accounts: Accounts):
-    ssh = Ssh(accounts.sshd.settings(grace=0.3))
+    ssh = Ssh(accounts.sshd.settings(grace=1))
     yield Runner(ssh, accounts.sshd.host(user=accounts.login))
     await ssh.aclose()
 
