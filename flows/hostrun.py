@@ -1,8 +1,9 @@
 """Takes one host of a task from its turn to its recorded end, over all its tries."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from executors.attempt import carry_out, take_up
 from executors.protocol import Executor, Recoverable
@@ -65,12 +66,12 @@ class HostRun:
                 await self._terms.brake.unless(asyncio.sleep(self._delay or 0))
                 self._delay = next(self._delays, None)
         except asyncio.CancelledError:
-            await self._finish(Outcome(state=ExecutionState.CANCELED, error=f"canceled{self._before}"))
+            await _to_its_end(self._finish(Outcome(state=ExecutionState.CANCELED, error=f"canceled{self._before}")))
             raise
         else:
             if outcome is not None:
                 outcome = self._recording.masked(outcome)
-                await self._finish(outcome)
+                await _to_its_end(self._finish(outcome))
             return outcome
         finally:
             self._place.give()  # not sooner: the database counts the command until its end is written there
@@ -180,6 +181,20 @@ class HostRun:
             await self._executor.ack(self._claim.attempt, self._host)
         else:
             await self._executor.release(self._claim.attempt)
+
+
+async def _to_its_end(writing: Coroutine[Any, Any, None]) -> None:
+    """Write what has happened, whatever comes: a cancel goes through afterwards, else it would make a known end `lost`."""
+    task = asyncio.ensure_future(writing)
+    cancel: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancel = error
+    task.result()
+    if cancel is not None:
+        raise cancel
 
 
 class _Start:

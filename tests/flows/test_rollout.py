@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,12 +105,22 @@ async def test_a_pause_between_waves_passes_and_can_be_canceled(context: Context
     await play(context, read_policy(waves="1", wave_pause=0.2), names(2))
     assert loop.time() - began >= 0.2
     running = asyncio.ensure_future(play(context, read_policy(waves="1", wave_pause=600), names(2)))
-    await _until(lambda: len(stage.started()) == 3, running)
+    await _until(lambda: len(stage.started()) == 3 and context.store.task(2).counts[S.SUCCEEDED] == 1, running)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     task = context.store.task(2)
     assert (task.state, task.counts[S.SUCCEEDED], task.counts[S.CANCELED]) == (TaskState.CANCELED, 1, 1)
+
+
+async def test_a_cancel_while_an_end_is_written_does_not_lose_it(context: Context, stage: Stage) -> None:
+    running = asyncio.ensure_future(play(context, read_policy(), names(1)))
+    while ("end", "h0") not in stage.log:
+        await asyncio.sleep(0)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert context.store.task(1).counts[S.SUCCEEDED] == 1
 
 
 # The failure limit

@@ -125,7 +125,7 @@ def test_a_hub_that_has_forgotten_the_session_is_told_again(host: Agent) -> None
     host.start()
     until(lambda: host.hub.known)
     host.hub.order(tell=True)
-    until(lambda: len(host.hub.known) == 2)
+    until(lambda: len(host.hub.known) == 2, 30)
 
 
 def test_an_idle_agent_uses_no_processor_and_little_memory(host: Agent) -> None:
