@@ -69,7 +69,7 @@ class Agents:
 
     def make_token(self, *, seconds: float, uses: int, approves: bool, by: str) -> str:
         """A new join token: good for so many agents and so long; with `approves` they need nobody's approval."""
-        token = secrets.token_urlsafe(24)
+        token = secrets.token_hex(24)  # no sign at its front that a command line would take for an option
         now = time.time()
         values = {"digest": digest(token), "uses": uses, "approves": approves, "created_at": now, "created_by": by}
         with self._access.writing() as connection:
