@@ -8,7 +8,6 @@ from executors.local import Local
 from executors.protocol import Executor
 from executors.ssh.executor import Ssh
 from flows.places import Places
-from models.access import Access
 from models.lease import Lease
 from models.owner import Owner
 from models.recorder import Recorder
@@ -56,7 +55,7 @@ def open_context(settings: Settings, owner: Owner) -> Context:
         executors={
             ExecutorKind.LOCAL: Local(grace=settings.grace, beat_timeout=settings.beat_timeout, become_password=become_password),
             ExecutorKind.SSH: Ssh(settings),
-            ExecutorKind.AGENT: ByAgent(settings, Access.open(settings.database, str(owner)), str(owner)),
+            ExecutorKind.AGENT: ByAgent(settings, store.access, str(owner)),
         },
         places=Places(store, settings.host_limit),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from executors.attempt import carry_out, take_up
+from executors.outlast import outlast
 from executors.protocol import Executor, Recoverable
 from flows.brake import Brake
 from flows.places import Place
@@ -186,12 +187,7 @@ class HostRun:
 async def _to_its_end(writing: Coroutine[Any, Any, None]) -> None:
     """Write what has happened, whatever comes: a cancel goes through afterwards, else it would make a known end `lost`."""
     task = asyncio.ensure_future(writing)
-    cancel: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancel = error
+    cancel = await outlast(task)
     task.result()
     if cancel is not None:
         raise cancel

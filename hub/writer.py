@@ -3,14 +3,12 @@
 import asyncio
 import queue
 import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from models.errors import UnavailableError
 from models.exchange import Exchange
+from models.groups import answer, patiently
 from models.reports import Receipt, Report
 
 _GROUP = 500  # reports of one transaction
@@ -86,39 +84,11 @@ class Writer:
 
     def _commit(self, group: Sequence[_Pending]) -> None:
         try:
-            receipts: Sequence[Receipt | Exception] = self._take_patiently([pending.report for pending in group])
+            receipts: Sequence[Receipt | Exception] = patiently(
+                lambda: self._exchange.take([pending.report for pending in group]), _PATIENCE
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting agent must hear of it
             receipts = [error] * len(group)
         else:
             self._on_commit()
-        _answer(group, receipts)
-
-    def _take_patiently(self, reports: Sequence[Report]) -> list[Receipt]:
-        give_up = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                return self._exchange.take(reports)
-            except UnavailableError:
-                if time.monotonic() > give_up:
-                    raise
-            time.sleep(0.1)
-
-
-def _answer(group: Sequence[_Pending], receipts: Sequence[Receipt | Exception]) -> None:
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Receipt], Receipt | Exception]]] = defaultdict(list)
-    for pending, receipt in zip(group, receipts, strict=True):
-        loops[pending.done.get_loop()].append((pending.done, receipt))
-    for loop, pairs in loops.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_resolve, pairs)
-
-
-def _resolve(pairs: Sequence[tuple[asyncio.Future[Receipt], Receipt | Exception]]) -> None:
-    for done, receipt in pairs:
-        if done.done():
-            continue
-        if isinstance(receipt, Exception):
-            done.set_exception(receipt)
-            done.exception()  # its agent may have gone away
-        else:
-            done.set_result(receipt)
+        answer(zip((pending.done for pending in group), receipts, strict=True))

@@ -1,4 +1,4 @@
-"""A database that is read and written by several rooms beside the store."""
+"""The one way into a database, for the store and for the rooms beside it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +15,15 @@ _TICK = update(StackRow).values(bus=StackRow.bus + 1).returning(StackRow.bus)
 
 
 class Access:
-    """Gives connections. A writer with an `owner` writes in that worker's name, and no more once it was taken for dead."""
+    """Gives connections, to any thread."""
 
-    def __init__(self, engine: Engine, owner: str | None = None) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self._writer = engine.execution_options(write=True)
-        self._owner = owner
+        self._owner: str | None = None  # the worker in whose name everything is written
 
     @classmethod
-    def open(cls, url: str, owner: str | None = None, *, cache_kib: int = 8192) -> Self:
+    def open(cls, url: str, *, cache_kib: int = 8192) -> Self:
         """Open the database at `url`; raises `UnavailableError` or `DatabaseVersionError`."""
         engine = database.connect(url, cache_kib=cache_kib)
         try:
@@ -31,16 +31,20 @@ class Access:
         except BaseException:
             engine.dispose()
             raise
-        return cls(engine, owner)
+        return cls(engine)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.engine.dispose()
+
+    def write_as(self, owner: str) -> None:
+        """Write in this worker's name from now on, and no more once it was taken for dead."""
+        self._owner = owner
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One view of the database."""
         try:
-            with self._engine.connect() as connection:
+            with self.engine.connect() as connection:
                 yield connection
         except OperationalError as error:
             raise UnavailableError("database", str(error.orig)) from error

@@ -8,12 +8,11 @@ import asyncio
 import queue
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from models.errors import TransitionError, UnavailableError
+from models.errors import TransitionError
+from models.groups import answer, patiently
 from models.masking import Mask
 from models.output import Capture
 from models.records import Claim, Entry, Finished, Outcome, Printed, Started
@@ -97,42 +96,11 @@ class Recorder:
         # Output goes first: a piece taken here must not come after the end of its own attempt.
         entries = [*printed, *(pending.entry for pending in group)]
         try:
-            written = self._write_patiently(entries)[len(printed) :]
+            written = patiently(lambda: self._store.write(entries), _PATIENCE)[len(printed) :]
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting run must hear of it
-            _answer(group, [error] * len(group))
+            answer((pending.done, error) for pending in group)
         else:
-            _answer(group, written)
-
-    def _write_patiently(self, entries: list[Entry]) -> list[bool]:
-        give_up = time.monotonic() + _PATIENCE
-        pause = 0.05
-        while True:
-            try:
-                return self._store.write(entries)
-            except UnavailableError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(pause)
-                pause = min(2 * pause, 2.0)
-
-
-def _answer(group: list[_Pending], answers: Sequence[bool | Exception]) -> None:
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[bool], bool | Exception]]] = defaultdict(list)
-    for pending, answer in zip(group, answers, strict=True):
-        loops[pending.done.get_loop()].append((pending.done, answer))
-    for loop, pairs in loops.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_resolve, pairs)
-
-
-def _resolve(pairs: list[tuple[asyncio.Future[bool], bool | Exception]]) -> None:
-    for done, answer in pairs:
-        if done.done():
-            continue
-        if isinstance(answer, Exception):
-            done.set_exception(answer)
-        else:
-            done.set_result(answer)
+            answer(zip((pending.done for pending in group), written, strict=True))
 
 
 class Recording:

@@ -87,7 +87,6 @@ class Receipt:
     stored: dict[uuid.UUID, tuple[int, int]] = field(default_factory=dict)  # stdout and stderr
     forget: list[uuid.UUID] = field(default_factory=list)
     ask: list[uuid.UUID] = field(default_factory=list)
-    settled: list[uuid.UUID] = field(default_factory=list)  # what was told of these has been heard
     again: bool = False  # something is to be told anew
 
 
@@ -134,8 +133,9 @@ class _Taker:
 
     def take(self, report: Report) -> Receipt:
         receipt = Receipt()
-        ours = {attempt: row for attempt in report.attempts if (row := self._rows.get(attempt)) and row.agent == report.agent}
-        receipt.forget = [attempt for attempt in report.attempts if attempt not in ours or ours[attempt].state is S.CLOSED]
+        attempts = report.attempts
+        ours = {attempt: row for attempt in attempts if (row := self._rows.get(attempt)) and row.agent == report.agent}
+        receipt.forget = [attempt for attempt in attempts if attempt not in ours or ours[attempt].state is S.CLOSED]
         for gone in receipt.forget:
             ours.pop(gone, None)
         if report.known is not None:

@@ -108,7 +108,7 @@ def of_task(store: Store, task_id: int) -> list[Account]:
     """What is stored of a task's last attempts. Of earlier ones it says that they have not started: only those are followed by more."""
     query = select(AttemptRow.id, AttemptRow.uuid, ExecutionRow.attempt_id == AttemptRow.id)
     query = query.join(ExecutionRow, ExecutionRow.id == AttemptRow.execution_id).where(ExecutionRow.task_id == task_id)
-    with store._engine.connect() as connection:
+    with store.access.reading() as connection:
         rows = connection.execute(query).all()
     last = {attempt: uuid.UUID(text) for attempt, text, is_last in rows if is_last}
     earlier = [Account(uuid.UUID(text), ExecutionState.UNREACHABLE) for _, text, is_last in rows if not is_last]

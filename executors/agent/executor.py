@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Mapping
 
 from executors.agent.compose import Composer
-from executors.agent.mailbox import Letter, Mailbox
+from executors.agent.mailbox import Delivery, Mailbox
+from executors.outlast import outlast
 from executors.protocol import Sink
 from models.access import Access
 from models.deliveries import Acknowledge, Adopt, Body, Cancel, Go, Post, Status, Withdraw
@@ -51,13 +52,13 @@ class ByAgent:
     async def run(self, attempt: Attempt, host: Host, command: Command, sink: Sink) -> Result | EndedByHost:
         """Run the command to its end; see `Executor`."""
         body = self._compose(host, command)
-        letter = Letter(attempt.id, sink.output, sink.left_out)
-        self._mailbox.add(letter)
+        delivery = Delivery(attempt.id, sink.output, sink.left_out)
+        self._mailbox.add(delivery)
         try:
-            await self._prepare(letter, host, body, sink)
-            return await self._start(letter, host)
+            await self._prepare(delivery, host, body, sink)
+            return await self._start(delivery, host)
         finally:
-            self._mailbox.drop(letter)
+            self._mailbox.drop(delivery)
 
     def outlives(self, command: Command) -> bool:
         """All do: the agent needs nobody to run them to their end; see `Recoverable`."""
@@ -69,13 +70,13 @@ class ByAgent:
     ) -> Result | EndedByHost:
         """Follow a run that may have started to its end; see `Recoverable`."""
         del command  # its agent has it
-        letter = Letter(attempt.id, sink.output, sink.left_out)
-        letter.offsets.update(offsets)
-        self._mailbox.add(letter)
+        delivery = Delivery(attempt.id, sink.output, sink.left_out)
+        delivery.offsets.update(offsets)
+        self._mailbox.add(delivery)
         try:
-            return await self._take_up(letter, host)
+            return await self._take_up(delivery, host)
         finally:
-            self._mailbox.drop(letter)
+            self._mailbox.drop(delivery)
 
     async def ack(self, attempt: Attempt, host: Host) -> None:
         """Let the agent forget a run; see `Recoverable`."""
@@ -95,76 +96,74 @@ class ByAgent:
         except SecretError as error:
             raise UnreachableError(host.name, str(error)) from error
 
-    async def _prepare(self, letter: Letter, host: Host, body: Body, sink: Sink) -> None:
+    async def _prepare(self, delivery: Delivery, host: Host, body: Body, sink: Sink) -> None:
         """Have the agent hold the command, and commit its start; what goes wrong here has certainly not started."""
         sink.step("waiting for its agent")
         try:
-            await self._hold(letter, host, body)
+            await self._hold(delivery, host, body)
             await sink.starting()
         except BaseException:
-            self._mailbox.send(Withdraw(letter.attempt))
+            self._mailbox.send(Withdraw(delivery.attempt))
             raise
 
-    async def _hold(self, letter: Letter, host: Host, body: Body) -> None:
+    async def _hold(self, delivery: Delivery, host: Host, body: Body) -> None:
         name = host.address or host.name
-        if not await self._mailbox.ask(Post(letter.attempt, name, body)):
+        if not await self._mailbox.ask(Post(delivery.attempt, name, body)):
             raise UnreachableError(host.name, f"no agent of the name {name} is approved; `fleetflow agent list` shows them all")
-        while letter.state is DeliveryState.QUEUED:
-            await letter.news.wait()
-            letter.news.clear()
-        if letter.status is not None and letter.state is DeliveryState.REFUSED:
-            raise UnreachableError(host.name, letter.status.error or "its agent refused the command")
+        while delivery.state is DeliveryState.QUEUED:
+            await delivery.news.wait()
+            delivery.news.clear()
+        if delivery.status is not None and delivery.state is DeliveryState.REFUSED:
+            raise UnreachableError(host.name, delivery.status.error or "its agent refused the command")
 
-    async def _start(self, letter: Letter, host: Host) -> Result | EndedByHost:
+    async def _start(self, delivery: Delivery, host: Host) -> Result | EndedByHost:
         try:
-            if not await self._mailbox.ask(Go(letter.attempt)):
-                self._mailbox.send(Withdraw(letter.attempt))
+            if not await self._mailbox.ask(Go(delivery.attempt)):
+                self._mailbox.send(Withdraw(delivery.attempt))
                 raise NeverStartedError(host.name, "its agent was restarted before it could start")
-            return await self._follow(letter, host)
+            return await self._follow(delivery, host)
         except asyncio.CancelledError:
-            return await self._end(letter, host)
+            return await self._end(delivery, host)
 
-    async def _take_up(self, letter: Letter, host: Host) -> Result | EndedByHost:
+    async def _take_up(self, delivery: Delivery, host: Host) -> Result | EndedByHost:
         try:
-            if not await self._mailbox.ask(Adopt(letter.attempt), letter):
+            if not await self._mailbox.ask(Adopt(delivery.attempt), delivery):
                 raise SpoolLostError(host.name, "the spool is gone: its agent was told that the outcome is known")
-            if await self._mailbox.ask(Withdraw(letter.attempt)):
+            if await self._mailbox.ask(Withdraw(delivery.attempt)):
                 raise NeverStartedError(host.name, "its worker died before it could start")
-            return await self._follow(letter, host)
+            return await self._follow(delivery, host)
         except asyncio.CancelledError:
-            return await self._end(letter, host)
+            return await self._end(delivery, host)
 
-    async def _follow(self, letter: Letter, host: Host) -> Result | EndedByHost:
+    async def _follow(self, delivery: Delivery, host: Host) -> Result | EndedByHost:
         while True:
-            await letter.news.wait()
-            letter.news.clear()
-            if letter.state is DeliveryState.REFUSED:
-                self._mailbox.send(Acknowledge(letter.attempt))
-                raise NeverStartedError(host.name, letter.status.error if letter.status and letter.status.error else "its agent refused it")
-            if letter.state is DeliveryState.DONE and letter.status is not None and letter.is_complete:
-                return _judge(letter.status, host)
-            if letter.unseen is not None:
-                raise ConnectionLostError(host.name, letter.unseen)
+            await delivery.news.wait()
+            delivery.news.clear()
+            if delivery.state is DeliveryState.REFUSED:
+                self._mailbox.send(Acknowledge(delivery.attempt))
+                raise NeverStartedError(
+                    host.name, delivery.status.error if delivery.status and delivery.status.error else "its agent refused it"
+                )
+            if delivery.state is DeliveryState.DONE and delivery.status is not None and delivery.is_complete:
+                return _judge(delivery.status, host)
+            if delivery.unseen is not None:
+                raise ConnectionLostError(host.name, delivery.unseen)
 
-    async def _end(self, letter: Letter, host: Host) -> Result | EndedByHost:
+    async def _end(self, delivery: Delivery, host: Host) -> Result | EndedByHost:
         """After a cancel: have the agent end the command, and see that it did. A second cancel does not make it faster."""
-        ending = asyncio.ensure_future(self._confirm(letter, host))
-        while not ending.done():
-            try:
-                await asyncio.wait({ending})
-            except asyncio.CancelledError:
-                continue
+        ending = asyncio.ensure_future(self._confirm(delivery, host))
+        await outlast(ending)
         return ending.result()
 
-    async def _confirm(self, letter: Letter, host: Host) -> Result | EndedByHost:
+    async def _confirm(self, delivery: Delivery, host: Host) -> Result | EndedByHost:
         patience = self._settings.grace + _CONFIRM_SECONDS
-        letter.news.set()
+        delivery.news.set()
         try:
             async with asyncio.timeout(patience):
-                if await self._mailbox.ask(Withdraw(letter.attempt)):
+                if await self._mailbox.ask(Withdraw(delivery.attempt)):
                     raise asyncio.CancelledError
-                await self._mailbox.ask(Cancel(letter.attempt))
-                ended = await self._follow(letter, host)
+                await self._mailbox.ask(Cancel(delivery.attempt))
+                ended = await self._follow(delivery, host)
         except NeverStartedError:
             raise asyncio.CancelledError from None
         except TimeoutError:

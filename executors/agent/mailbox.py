@@ -21,7 +21,7 @@ from pathlib import Path
 from models import bells
 from models.access import Access
 from models.deliveries import Adopt, Deliveries, Print, Request, Status
-from models.errors import LeaseLostError, UnavailableError
+from models.groups import patiently, resolve
 from models.sealing import Seal
 from models.states import DeliveryState
 from models.values import Stream
@@ -37,7 +37,7 @@ _ROLL_CALL = 5.0  # seconds between looks for agents that nobody sees any more, 
 
 
 @dataclass(eq=False)
-class Letter:
+class Delivery:
     """One attempt under way. Belongs to one event loop; `news` is set when something has come."""
 
     attempt: uuid.UUID
@@ -72,19 +72,19 @@ class Letter:
 @dataclass(frozen=True, slots=True)
 class _Asked:
     request: Request
-    letter: Letter | None
+    delivery: Delivery | None
     answer: asyncio.Future[bool]
 
 
 class Mailbox:
-    """Letters to agents, and what comes back. Opened at its first use."""
+    """Deliveries to agents, and what comes back. Opened at its first use."""
 
     def __init__(self, access: Access, owner: str, home: Path, *, lost_after: float) -> None:
         self._access = access
         self._owner = owner
         self._home = home
         self._lost_after = lost_after
-        self._letters: dict[uuid.UUID, Letter] = {}
+        self._under_way: dict[uuid.UUID, Delivery] = {}
         self._queue: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_out.setblocking(False)
@@ -93,23 +93,23 @@ class Mailbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.seal = Seal(home)
 
-    def add(self, letter: Letter) -> None:
+    def add(self, delivery: Delivery) -> None:
         """Have news of this attempt from now on."""
-        self._letters[letter.attempt] = letter
+        self._under_way[delivery.attempt] = delivery
 
-    def drop(self, letter: Letter) -> None:
+    def drop(self, delivery: Delivery) -> None:
         """No more news of this attempt."""
-        self._letters.pop(letter.attempt, None)
+        self._under_way.pop(delivery.attempt, None)
 
-    async def ask(self, request: Request, letter: Letter | None = None) -> bool:
-        """Carry out a request; returns its answer once it is committed. An adopted attempt's output comes to its letter before."""
-        return await asyncio.shield(self.send(request, letter))
+    async def ask(self, request: Request, delivery: Delivery | None = None) -> bool:
+        """Carry out a request; returns its answer once it is committed. An adopted attempt's output comes to its delivery before."""
+        return await asyncio.shield(self.send(request, delivery))
 
-    def send(self, request: Request, letter: Letter | None = None) -> asyncio.Future[bool]:
+    def send(self, request: Request, delivery: Delivery | None = None) -> asyncio.Future[bool]:
         """Have a request carried out, whether somebody waits for it or not."""
         self._open()
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Asked(request, letter, answer))
+        self._queue.put(_Asked(request, delivery, answer))
         self._wake()
         return answer
 
@@ -119,7 +119,6 @@ class Mailbox:
         self._wake()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
-        self._access.close()
         self._wake_in.close()
         self._wake_out.close()
 
@@ -161,7 +160,7 @@ class Mailbox:
                 self._wait(bell)
 
     def _wait(self, bell: socket.socket) -> None:
-        select.select([bell, self._wake_in], [], [], _LOOK if self._letters else None)
+        select.select([bell, self._wake_in], [], [], _LOOK if self._under_way else None)
         bells.heard(bell)
         with suppress(BlockingIOError):
             self._wake_in.recv(4096, socket.MSG_DONTWAIT)
@@ -173,20 +172,20 @@ class Mailbox:
 
     def _carry_out(self, deliveries: Deliveries, group: list[_Asked]) -> None:
         try:
-            answers: list[bool | Exception] = list(_patiently(lambda: deliveries.apply([asked.request for asked in group])))
+            answers: list[bool | Exception] = list(patiently(lambda: deliveries.apply([asked.request for asked in group]), _PATIENCE))
             for asked, answer in zip(group, answers, strict=True):
-                if isinstance(asked.request, Adopt) and answer and asked.letter is not None:
-                    self._catch_up(deliveries, asked.letter)
+                if isinstance(asked.request, Adopt) and answer and asked.delivery is not None:
+                    self._catch_up(deliveries, asked.delivery)
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting attempt must hear of it
             answers = [error] * len(group)
         else:
             bells.ring(self._home, bells.Kind.HUB)
-        self._hand_over(lambda: _answer(group, answers))
+        self._hand_over(lambda: resolve(zip((asked.answer for asked in group), answers, strict=True)))
 
-    def _catch_up(self, deliveries: Deliveries, letter: Letter) -> None:
+    def _catch_up(self, deliveries: Deliveries, delivery: Delivery) -> None:
         """Pass on what a dead worker's attempt has printed beyond what that worker stored."""
-        offsets = dict(letter.offsets)
-        while fresh := [one for one in self._opened(deliveries.printed(letter.attempt, offsets)) if one.end > offsets[one.stream]]:
+        offsets = dict(delivery.offsets)
+        while fresh := [one for one in self._opened(deliveries.printed(delivery.attempt, offsets)) if one.end > offsets[one.stream]]:
             for one in fresh:
                 offsets[one.stream] = max(offsets[one.stream], one.end)
             self._hand_over(partial(self._deliver, fresh, ()))
@@ -199,10 +198,10 @@ class Mailbox:
         return found.more
 
     def _opened(self, prints: Sequence[Print]) -> list[Print]:
-        return [replace(one, data=self.seal.open(one.data)) if one.sealed else one for one in prints if one.attempt in self._letters]
+        return [replace(one, data=self.seal.open(one.data)) if one.sealed else one for one in prints if one.attempt in self._under_way]
 
     def _call_roll(self, deliveries: Deliveries) -> None:
-        unseen = deliveries.unseen(self._lost_after) if self._letters else {}
+        unseen = deliveries.unseen(self._lost_after) if self._under_way else {}
         if unseen:
             self._hand_over(partial(self._give_up, unseen))
 
@@ -225,42 +224,16 @@ class Mailbox:
 
     def _deliver(self, prints: Sequence[Print], statuses: Sequence[Status]) -> None:
         for one in prints:
-            if letter := self._letters.get(one.attempt):
-                letter.take(one.stream, one.offset, one.data)
-                letter.news.set()
+            if delivery := self._under_way.get(one.attempt):
+                delivery.take(one.stream, one.offset, one.data)
+                delivery.news.set()
         for status in statuses:
-            if letter := self._letters.get(status.attempt):
-                letter.status = status
-                letter.news.set()
+            if delivery := self._under_way.get(status.attempt):
+                delivery.status = status
+                delivery.news.set()
 
     def _give_up(self, unseen: Mapping[uuid.UUID, str]) -> None:
         for attempt, why in unseen.items():
-            if letter := self._letters.get(attempt):
-                letter.unseen = why
-                letter.news.set()
-
-
-def _patiently(call: Callable[[], list[bool]]) -> list[bool]:
-    give_up = time.monotonic() + _PATIENCE
-    pause = 0.05
-    while True:
-        try:
-            return call()
-        except LeaseLostError:
-            raise
-        except UnavailableError:
-            if time.monotonic() > give_up:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 2.0)
-
-
-def _answer(group: list[_Asked], answers: "list[bool | Exception]") -> None:
-    for asked, answer in zip(group, answers, strict=True):
-        if asked.answer.done():
-            continue
-        if isinstance(answer, Exception):
-            asked.answer.set_exception(answer)
-            asked.answer.exception()  # it may be that nobody waits for it
-        else:
-            asked.answer.set_result(answer)
+            if delivery := self._under_way.get(attempt):
+                delivery.unseen = why
+                delivery.news.set()

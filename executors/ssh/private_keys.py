@@ -89,5 +89,5 @@ def _parse(text: str, passphrase: str | None) -> paramiko.PKey:
         except paramiko.PasswordRequiredException:
             raise
         except Exception:  # noqa: BLE001, S112 - a damaged text makes paramiko raise anything: IndexError, AssertionError
-            continue
+            continue  # it may be a key of the next kind
     raise paramiko.SSHException("no key")

@@ -56,7 +56,7 @@ def test_one_reaper_takes_a_dead_worker_and_another_only_when_that_one_has_died_
     assert other.take_over(DEAD, OWNER), "again, after a failure in the middle"
     assert not other.take_over(DEAD, "machine:home:third")
     other.leave(OWNER)
-    other = Store.open(str(other._engine.url))
+    other = Store.open(str(other.access.engine.url))
     assert other.take_over(DEAD, "machine:home:third")
     other.close()
 

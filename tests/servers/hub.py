@@ -33,6 +33,7 @@ class Hub:
     process: "subprocess.Popen[bytes] | None" = None
     _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0), backlog=1024))
     _lifeline: int = -1
+    _stores: list[Store] = field(default_factory=list)  # of the executors
 
     @property
     def url(self) -> str:
@@ -79,6 +80,8 @@ class Hub:
 
     def close(self) -> None:
         self.stop()
+        for store in self._stores:
+            store.close()
         self._listener.close()
 
     def agents(self) -> Agents:
@@ -100,10 +103,10 @@ class Hub:
         owner = f"tests:home:{uuid.uuid4().hex[:12]}"
         store = Store.open(self.database)
         store.take_lease(owner, 3600)
-        store.close()
+        self._stores.append(store)
         made = Settings.load().model_copy(update={"database_url": self.database, **settings})
         made.__dict__["home"] = self.home
-        return ByAgent(made, Access.open(self.database, owner), owner)
+        return ByAgent(made, store.access, owner)
 
 
 @contextmanager

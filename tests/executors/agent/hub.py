@@ -5,7 +5,6 @@ import json
 import socket
 import ssl
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -245,4 +244,3 @@ def serve(hub: Hub, port: int = 0, wrap: Any = None) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-        time.sleep(0)

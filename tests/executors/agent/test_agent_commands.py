@@ -72,7 +72,7 @@ def test_nothing_starts_before_it_is_told_to_go(host: Agent, tmp_path: Path) -> 
     host.start()
     attempt = host.hub.command(f"touch {tmp_path}/ran")
     host.hub.wait_for(attempt, "held")
-    time.sleep(0.2)
+    time.sleep(0.2)  # in which it could have started, wrongly
     assert not (tmp_path / "ran").exists()
     host.hub.order(go=[attempt])
     assert (host.hub.wait_for(attempt, "done").done or {})["exit_code"] == 0
@@ -188,7 +188,7 @@ def test_no_more_at_once_than_the_limit(host: Agent, tmp_path: Path) -> None:
     host.start("--commands", "2")
     attempts = [host.hub.command(f"echo up; until [ -e {tmp_path}/go ]; do sleep 0.05; done") for _ in range(5)]
     until(lambda: sum(bool(host.hub[attempt].stdout) for attempt in attempts) == 2)
-    time.sleep(0.3)
+    time.sleep(0.3)  # in which a third one could have started, wrongly
     assert sum(bool(host.hub[attempt].words) for attempt in attempts) == 2
     assert host.hub.syncs[-1]["free"] == 0
     (tmp_path / "go").touch()

@@ -91,7 +91,7 @@ class _Client:
 def _running(store: Store) -> list[tuple[Claim, dict[Stream, int]]]:
     """What a dead client has left, with the bytes that are stored of it."""
     query = select(AttemptRow, ExecutionRow.host, ExecutionRow.task_id).join(ExecutionRow, ExecutionRow.attempt_id == AttemptRow.id)
-    with store._engine.connect() as connection:
+    with store.access.reading() as connection:
         rows = connection.execute(query.where(ExecutionRow.state == ExecutionState.RUNNING)).all()
         sizes = select(OutputRow.attempt_id, OutputRow.stream, func.sum(func.length(OutputRow.data)))
         stored = {(row[0], row[1]): row[2] for row in connection.execute(sizes.group_by(OutputRow.attempt_id, OutputRow.stream))}
