@@ -1,6 +1,5 @@
 """`fleetflow agent`: which agents may join, and what they may do."""
 
-import getpass
 import hashlib
 import json
 import shlex
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleetflow.spans import read_time
 from fleetflow.state import read_state
 from fleetflow.text import clock, inert
+from fleetflow.who import me
 from models.errors import UnavailableError, UsageError
 from models.settings import Settings
 
@@ -24,7 +25,6 @@ app = typer.Typer(
     help="Hosts that call home: the tokens they join with, and what they may do.", no_args_is_help=True, rich_markup_mode=None
 )
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _ONLINE, _OFFLINE = 90.0, 300.0  # seconds since an agent was last seen; it polls each 30
 
 _Expires = Annotated[str, typer.Option(metavar="TIME", help="How long the token is good: 90s, 30m, 1h or 7d.")]
@@ -38,7 +38,7 @@ def token(expires: _Expires = "1h", uses: _Uses = 1, approve: _Approve = False) 
     """Make a join token, and print it: it is stored nowhere in clear."""
     settings = Settings.load()
     with _agents(settings) as agents:
-        typer.echo(agents.make_token(seconds=_read_time(expires), uses=uses, approves=approve, by=getpass.getuser()))
+        typer.echo(agents.make_token(seconds=read_time(expires), uses=uses, approves=approve, by=me()))
 
 
 @app.command()
@@ -54,7 +54,7 @@ def join(
     program = Path(__file__).parent.parent / "executors" / "agent" / "program.py"
     checksum = hashlib.sha256(program.read_bytes()).hexdigest()
     with _agents(settings) as agents:
-        made = agents.make_token(seconds=_read_time(expires), uses=uses, approves=approve, by=getpass.getuser())
+        made = agents.make_token(seconds=read_time(expires), uses=uses, approves=approve, by=me())
     typer.echo(f"copy {program} to the host as fleetflow-agent.py, and run there:\n")
     typer.echo(f"  echo '{checksum}  fleetflow-agent.py' | sha256sum --check")
     typer.echo(f"  python3 fleetflow-agent.py join --hub {shlex.quote(url)} --token {made}")
@@ -123,7 +123,7 @@ def _decide(settings: Settings, texts: list[str], state: str) -> list[str]:
     except RangeError as error:
         raise UsageError(str(error)) from None
     with _agents(settings) as agents:
-        decided = agents.decide(names, AgentState(state), getpass.getuser())
+        decided = agents.decide(names, AgentState(state), me())
     bells.ring(settings.home, bells.Kind.HUB)
     return sorted(agent.name for agent in decided)
 
@@ -145,13 +145,6 @@ def _hub_url(settings: Settings) -> str:
     if state is None or not state.is_running or not state.hub_url:
         raise UnavailableError("the local stack", f"does not run in {settings.home}; `fleetflow up -d` starts it, or give --hub URL")
     return state.hub_url
-
-
-def _read_time(text: str) -> float:
-    number, unit = text[:-1], text[-1:]
-    if not number.isascii() or not number.isdecimal() or unit not in _SECONDS or not int(number):
-        raise UsageError(f"--expires {text!r}: write a number and s, m, h or d, such as 1h")
-    return float(int(number) * _SECONDS[unit])
 
 
 def _presence(agent: "Agent", now: float) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fleetflow import agent, configuration, database, host, hub, run, stack, task
+from fleetflow import agent, audit, configuration, database, host, hub, run, stack, task, token
 from fleetflow.text import inert
 from models.errors import FleetflowError
 
@@ -26,6 +26,8 @@ app.command("hub")(hub.hub_command)
 app.add_typer(task.app, name="task")
 app.add_typer(host.app, name="host")
 app.add_typer(agent.app, name="agent")
+app.add_typer(token.app, name="token")
+app.add_typer(audit.app, name="audit")
 app.add_typer(configuration.app, name="config")
 app.add_typer(database.app, name="db")
 

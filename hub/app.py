@@ -11,6 +11,7 @@ from hub.join import join
 from hub.sync import sync
 from models.access import Access
 from models.settings import Settings
+from models.tokens import Tokens
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -20,7 +21,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     access = Access.open(settings.database)
     app = FastAPI(title="fleetflow hub", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
-    app.state.settings, app.state.access = settings, access
+    app.state.settings, app.state.access, app.state.tokens = settings, access, Tokens(access)
     app.router.routes.append(Route("/agent/v1/join", join, methods=["POST"]))
     app.router.routes.append(Route("/agent/v1/sync", sync, methods=["POST"]))
     return app

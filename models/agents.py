@@ -14,8 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
+from models import audit
 from models.access import Access, tick
+from models.audit import Actor
 from models.errors import AgentStateError, JoinError, NameTakenError, NotFoundError
+from models.ranges import fold
 from models.states import AgentState
 from models.tables import AgentRow, JoinTokenRow
 
@@ -25,6 +28,7 @@ _MOVES: Mapping[AgentState, frozenset[AgentState]] = {
     AgentState.REJECTED: frozenset(),
     AgentState.REVOKED: frozenset(),
 }
+_ACTIONS = {AgentState.APPROVED: "agent.approve", AgentState.REJECTED: "agent.reject", AgentState.REVOKED: "agent.revoke"}
 _LIVING = (AgentState.PENDING, AgentState.APPROVED)
 _TOKENS_KEPT = 86400.0  # seconds after their expiry
 
@@ -67,14 +71,15 @@ class Agents:
     def __init__(self, access: Access) -> None:
         self._access = access
 
-    def make_token(self, *, seconds: float, uses: int, approves: bool, by: str) -> str:
+    def make_token(self, *, seconds: float, uses: int, approves: bool, by: Actor) -> str:
         """A new join token: good for so many agents and so long; with `approves` they need nobody's approval."""
         token = secrets.token_hex(24)  # no sign at its front that a command line would take for an option
         now = time.time()
-        values = {"digest": digest(token), "uses": uses, "approves": approves, "created_at": now, "created_by": by}
+        values = {"digest": digest(token), "uses": uses, "approves": approves, "created_at": now, "created_by": by.who}
         with self._access.writing() as connection:
             connection.execute(delete(JoinTokenRow).where(JoinTokenRow.expires_at < now - _TOKENS_KEPT))
             connection.execute(insert(JoinTokenRow), values | {"expires_at": now + seconds})
+            audit.write(connection, by, "agent.token", f"{uses} uses", detail="approves" if approves else "")
         return token
 
     def join(self, token: str, *, name: str, machine: str, version: str, facts: Mapping[str, Any]) -> Joined:
@@ -116,7 +121,7 @@ class Agents:
             _DECIDE, {"which": former.id, "new": ended, "at": time.time(), "by": "its own machine, which joined anew", "now": now}
         )
 
-    def decide(self, names: Sequence[str], state: AgentState, by: str) -> list[Agent]:
+    def decide(self, names: Sequence[str], state: AgentState, by: Actor) -> list[Agent]:
         """Move the agents of these names, all or none of them; raises `NotFoundError` and `AgentStateError`."""
         with self._access.writing() as connection:
             now = tick(connection)
@@ -126,8 +131,9 @@ class Agents:
                     raise NotFoundError("agent", name)
                 if state not in _MOVES[AgentState(found[name].state)]:
                     raise AgentStateError(name, found[name].state, state)
-            moves = [{"which": found[name].id, "new": state, "at": time.time(), "by": by, "now": now} for name in dict.fromkeys(names)]
+            moves = [{"which": found[name].id, "new": state, "at": time.time(), "by": by.who, "now": now} for name in dict.fromkeys(names)]
             connection.execute(_DECIDE, moves)
+            audit.write(connection, by, _ACTIONS[state], fold(dict.fromkeys(names)))
             rows = connection.execute(_AGENTS.where(AgentRow.id.in_([move["which"] for move in moves])))
             return [_agent(row) for row in rows]
 

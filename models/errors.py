@@ -16,6 +16,7 @@ FleetflowError
 ├── NothingToRetryError       a task without hosts of the kind to run again   exit code 3
 ├── UnavailableError          Prefect, worker or database cannot be reached   exit code 4
 │   └── DatabaseVersionError  the database is older or newer than this program
+├── AuditError                the audit trail was changed                     exit code 1
 ├── ExecutorError             one host, one attempt; becomes a state, never a traceback
 │   ├── UnreachableError      it never started
 │   │   ├── AuthenticationError
@@ -181,6 +182,14 @@ class DatabaseVersionError(UnavailableError):
         advice = "install that version of fleetflow" if newer else "run `fleetflow db upgrade`"
         relation = "a newer fleetflow" if newer else "an older fleetflow"
         super().__init__(f"database {url}", f"made by {relation} (version {found}, this program has {expected}); {advice}")
+
+
+class AuditError(FleetflowError):
+    """The audit trail is not as it was written."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"audit trail: {reason}")
 
 
 class ExecutorError(FleetflowError):

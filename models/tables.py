@@ -25,7 +25,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models.states import AgentState, DeliveryState, ExecutionState, TaskState
 from models.values import OnDisconnect, Stream
 
-VERSION = "0007"  # the newest step in migrations/
+VERSION = "0008"  # the newest step in migrations/
 
 
 class Base(DeclarativeBase):
@@ -70,6 +70,10 @@ class WorkerRow(Base):
     reaper: Mapped[str | None]  # the worker that ends what this one left
 
 
+_ASKED = text("request_key IS NOT NULL")
+_WAITS = text("request_key IS NOT NULL AND owner IS NULL AND finished_at IS NULL")
+
+
 class TaskRow(Base):
     """One command on many hosts. The counters are moved by the transaction that moves an execution."""
 
@@ -111,9 +115,14 @@ class TaskRow(Base):
     finished_at: Mapped[float | None] = mapped_column(Float)
     cancel_requested_at: Mapped[float | None] = mapped_column(Float)  # whoever runs the task obeys, or ends what a dead worker left
     cancel_requested_by: Mapped[str | None]
+    created_by: Mapped[str | None]  # as the REST API or the command line says
+    request_key: Mapped[str | None]  # of a request at the REST API, which makes one task however often it comes
 
     __table_args__ = (
         _one_of("state", TaskState),
+        Index("ix_task_request_key", "request_key", unique=True, sqlite_where=_ASKED, postgresql_where=_ASKED),
+        # Finds the tasks that no flow run has taken yet.
+        Index("ix_task_asked", "id", sqlite_where=_WAITS, postgresql_where=_WAITS),
         CheckConstraint(f"hosts = {' + '.join(_COUNTERS)}", name="counters_add_up"),
         CheckConstraint(" AND ".join(f"{counter} >= 0" for counter in _COUNTERS), name="counters_not_negative"),
         CheckConstraint("(finished_at IS NULL) = (state IN ('pending', 'running'))", name="final_has_finished"),
@@ -310,3 +319,44 @@ class DeliveryOutputRow(Base):
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
     __table_args__ = (UniqueConstraint("delivery_id", "stream", "offset"), _one_of("stream", Stream), {"sqlite_autoincrement": True})
+
+
+_GOOD = text("revoked_at IS NULL")
+
+
+class ApiTokenRow(Base):
+    """The right to use the REST API, of whoever knows the token."""
+
+    __tablename__ = "api_token"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(unique=True)  # SHA-256
+    name: Mapped[str]
+    role: Mapped[str]
+    target: Mapped[str | None]  # of its scope
+    command: Mapped[str | None]
+    created_at: Mapped[float] = mapped_column(Float)
+    created_by: Mapped[str]
+    expires_at: Mapped[float | None] = mapped_column(Float)
+    revoked_at: Mapped[float | None] = mapped_column(Float)
+
+    __table_args__ = (
+        CheckConstraint("(target IS NULL) = (command IS NULL)", name="scope_is_whole"),
+        Index("ix_api_token_good", "name", unique=True, sqlite_where=_GOOD, postgresql_where=_GOOD),
+    )
+
+
+class AuditRow(Base):
+    """An entry of the audit trail (audit.py)."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float] = mapped_column(Float)
+    who: Mapped[str]
+    source: Mapped[str]
+    action: Mapped[str]
+    object: Mapped[str]
+    result: Mapped[str]
+    detail: Mapped[str]
+    digest: Mapped[str]

@@ -41,7 +41,7 @@ def test_tasks_run_side_by_side_in_the_worker(worker: Worker) -> None:
     assert run["state_type"] == "COMPLETED"
     assert run["total_run_time"] < 20  # 24 s one after another
     wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    until(lambda: [task["state_type"] for task in worker.server.post("/task_runs/filter", **wanted)] == ["COMPLETED"] * 8, 10, "task runs")
+    until(lambda: [task["state_type"] for task in worker.server.post("/task_runs/filter", **wanted)] == ["COMPLETED"] * 8, 60, "task runs")
 
 
 @pytest.mark.parametrize(

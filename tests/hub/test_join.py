@@ -11,7 +11,7 @@ from models.errors import AgentStateError, NotFoundError
 from models.states import AgentState
 from tests.hub.agents import SmallAgent
 from tests.hub.conftest import Enrol
-from tests.servers.hub import Hub
+from tests.servers.hub import TESTS, Hub
 from tests.until import until
 
 
@@ -39,7 +39,7 @@ async def test_a_pending_agent_is_told_to_wait_and_an_approved_one_is_a_host(hub
     answer = await agent.post()
     assert answer.status_code == 403
     assert answer.json()["retry"] >= 5
-    hub.agents().decide(["waits"], AgentState.APPROVED, "tests")
+    hub.agents().decide(["waits"], AgentState.APPROVED, TESTS)
     async with asyncio.timeout(10):
         while (await agent.post()).status_code != 200:
             await asyncio.sleep(0.05)
@@ -55,7 +55,7 @@ async def test_a_revoke_cuts_an_open_poll_within_a_second(hub: Hub, enrol: Enrol
     await asyncio.sleep(0.2)
     assert not poll.done()
     began = time.monotonic()
-    hub.agents().decide(["cut"], AgentState.REVOKED, "tests")
+    hub.agents().decide(["cut"], AgentState.REVOKED, TESTS)
     assert (await poll).status_code == 401
     assert time.monotonic() - began < 1
     assert (await agent.post()).status_code == 401
@@ -66,7 +66,7 @@ async def test_a_name_belongs_to_one_machine_until_it_is_revoked_and_passes_noth
     assert (await first.join(hub.token(), "machine-1")).status_code == 200
     token = hub.token(uses=1)
     assert (await other.join(token, "machine-2")).status_code == 409
-    hub.agents().decide(["taken"], AgentState.REVOKED, "tests")
+    hub.agents().decide(["taken"], AgentState.REVOKED, TESTS)
     assert (await other.join(token, "machine-2")).status_code == 200, "the refused join used the token up"
     assert other.id != first.id
     await shut_out(first)
@@ -84,9 +84,9 @@ async def shut_out(agent: SmallAgent) -> None:
 async def test_people_are_told_what_they_cannot_decide(hub: Hub, enrol: Enrol) -> None:
     await enrol("decided")
     with pytest.raises(NotFoundError, match="no agent nowhere"):
-        hub.agents().decide(["decided", "nowhere"], AgentState.REVOKED, "tests")
+        hub.agents().decide(["decided", "nowhere"], AgentState.REVOKED, TESTS)
     with pytest.raises(AgentStateError, match="is approved"):
-        hub.agents().decide(["decided"], AgentState.REJECTED, "tests")
+        hub.agents().decide(["decided"], AgentState.REJECTED, TESTS)
 
 
 async def test_a_wrong_credential_is_nobody(enrol: Enrol, client: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from models.values import Attempt, Command, EndedByHost, ExecutorKind, Host, Res
 from tests.executors.sinks import Collector
 from tests.hub.agents import SmallAgent, done, piece
 from tests.hub.conftest import Enrol
-from tests.servers.hub import Hub
+from tests.servers.hub import TESTS, Hub
 
 
 class Run:
@@ -197,7 +197,7 @@ async def test_an_agent_that_nobody_sees_any_more_or_that_was_revoked_is_lost(en
         run = Run(executor, name)
         await started(agent, run)
         if name == "a12":
-            hub.agents().decide([name], AgentState.REVOKED, "tests")
+            hub.agents().decide([name], AgentState.REVOKED, TESTS)
         with pytest.raises(ConnectionLostError, match="revoked" if name == "a12" else "not seen for 1 s"):
             await run.end(20)
     await executor.aclose()

@@ -7,6 +7,7 @@ import pytest
 
 from models.access import Access
 from models.agents import Agents
+from models.audit import Actor
 from models.deliveries import Body, Deliveries, Go, Post, Withdraw
 from models.exchange import Exchange
 from models.records import Claim
@@ -15,6 +16,8 @@ from models.states import AgentState, DeliveryState, ExecutionState
 from models.store import Store
 from models.values import OnDisconnect, Stream
 from tests.models.test_store import OWNER, spec, start, states
+
+TESTS = Actor("tests", "tests")
 
 BODY = Body(uuid.uuid4(), b"{}", sealed=False)
 
@@ -29,7 +32,7 @@ def access(url: str) -> Iterator[Access]:
 @pytest.fixture
 def agent(access: Access) -> uuid.UUID:
     agents = Agents(access)
-    token = agents.make_token(seconds=60, uses=1, approves=True, by="tests")
+    token = agents.make_token(seconds=60, uses=1, approves=True, by=TESTS)
     return agents.join(token, name="agent1", machine="m", version="1", facts={}).id
 
 
@@ -88,7 +91,7 @@ def test_what_a_forgotten_worker_queued_is_closed_and_removed(store: Store, acce
 
 def test_every_decision_about_an_agent_is_seen_once(access: Access, exchange: Exchange, agent: uuid.UUID) -> None:
     assert [(found.id, found.state) for found in exchange.changes()[0]] == [(agent, AgentState.APPROVED)]
-    Agents(access).decide(["agent1"], AgentState.REVOKED, "tests")
+    Agents(access).decide(["agent1"], AgentState.REVOKED, TESTS)
     assert [found.state for found in exchange.changes()[0]] == [AgentState.REVOKED]
     assert exchange.changes()[0] == []
     assert Deliveries(access, OWNER).apply([Post(uuid.uuid4(), "agent1", BODY)]) == [False]

@@ -18,10 +18,13 @@ from executors.agent.executor import ByAgent
 from models import database
 from models.access import Access
 from models.agents import Agents
+from models.audit import Actor
 from models.settings import Settings
 from models.store import Store
 from models.values import ExecutorKind, Host
 from tests.until import until
+
+TESTS = Actor("tests", "tests")
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Hub:
         return Agents(Access.open(self.database))
 
     def token(self, uses: int = 1000, *, approves: bool = True, seconds: float = 3600) -> str:
-        return self.agents().make_token(seconds=seconds, uses=uses, approves=approves, by="tests")
+        return self.agents().make_token(seconds=seconds, uses=uses, approves=approves, by=TESTS)
 
     def _answers(self) -> bool:
         try:
