@@ -4,15 +4,14 @@ import typer
 
 from fleetflow.results import Printer
 from fleetflow.run import check_target, send
-from models import commands
 from models.errors import NothingToRetryError, UsageError
+from models.parameters import retry_parameters
 from models.ranges import fold
 from models.records import Task
-from models.retries import Kind, choose, describe, tag_retry_of
+from models.retries import Kind, choose, describe
 from models.settings import Settings
 from models.store import Store
-
-_NOT_AGAIN = {"pick", "script"}  # the hosts are chosen already; older tasks have their script twice
+from models.tags import Tag
 
 
 def retry_task(store: Store, task: Task, kinds: list[Kind], printer: Printer, *, wait: bool) -> int:
@@ -26,20 +25,4 @@ def retry_task(store: Store, task: Task, kinds: list[Kind], printer: Printer, *,
     target = fold(hosts)
     check_target(settings, target)
     typer.echo(f"retrying {len(hosts)} of {task.hosts} hosts of task {task.id}", err=True)
-    return send(settings, _parameters(task, target), printer, wait=wait, tags=[tag_retry_of(task.id)])
-
-
-def _parameters(task: Task, target: str) -> dict[str, object]:
-    """The parameters of the flow run whose task this was, but for its target."""
-    command = task.command
-    stdin, encoding = commands.encode_stdin(command.stdin)
-    asked = {
-        "script" if command.interpreter else "command": command.script,
-        "env": [f"{name}={value}" for name, value in command.env.items()],
-        "cwd": command.cwd,
-        "stdin": stdin,
-        "stdin_encoding": encoding if stdin else None,
-        "target": target,
-    }
-    options = {name: value for name, value in task.options.items() if name not in _NOT_AGAIN}
-    return options | {name: value for name, value in asked.items() if value not in (None, "", [])}
+    return send(settings, retry_parameters(task, target), printer, wait=wait, tags=[Tag.RETRY_OF.of(task.id)])

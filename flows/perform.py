@@ -33,6 +33,8 @@ async def perform(context: Context, request: Request) -> State[None]:
     """
     log = get_run_logger()
     task = await _open(context, request)
+    if task.id == request.task and task.owner != str(context.owner):
+        return Cancelled(message=f"task {task.id} {task.reason or 'was taken by another flow run'}, before it began")
     try:
         await approval.require(context, request, task, log)
         revealed = await logins.reveal(await vault.reveal(request))
@@ -66,8 +68,9 @@ async def _open(context: Context, request: Request) -> Task:
         policy=request.policy,
         options=request.options,
         retry_of=request.retry_of,
+        created_by=request.created_by,
     )
-    return await asyncio.to_thread(context.store.open_task, spec, str(context.owner))
+    return await asyncio.to_thread(context.store.open_task, spec, str(context.owner), request.task)
 
 
 def _ask_people(context: Context) -> BetweenWaves:

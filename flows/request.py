@@ -8,6 +8,7 @@ from typing import Any
 
 from models.credentials import check_name
 from models.inventory import Inventory
+from models.parameters import options_of
 from models.policy import Policy
 from models.settings import Settings
 from models.targets import resolve
@@ -26,6 +27,8 @@ class Request:
     policy: Policy
     options: Mapping[str, Any] = field(default_factory=dict)  # see `options_given`
     retry_of: int | None = None  # the task whose hosts these are
+    task: int | None = None  # the one that was opened for this run before it began
+    created_by: str | None = None
     reach: "Options"  # as far as the run itself says how hosts are reached; applied to `hosts` already
     confirm_waves: bool = False  # people are asked between two waves
     connect_timeout_is_default: bool = False  # then the host's ConnectTimeout in ~/.ssh/config holds
@@ -74,10 +77,7 @@ def read_options(executor: str, user: str, identity: str, host_key: str, credent
     )
 
 
-_KEPT_ELSEWHERE = frozenset({"command", "script", "target", "env", "cwd", "stdin", "stdin_encoding"})
-
-
 def options_given(flow: Callable[..., object], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a flow run that are not as usual: what the task keeps beside its command, so that it can be run again."""
+    """The parameters of a flow run that are not as usual."""
     usual = {name: parameter.default for name, parameter in inspect.signature(flow).parameters.items()}
-    return {name: value for name, value in parameters.items() if name not in _KEPT_ELSEWHERE and value != usual.get(name)}
+    return options_of({name: value for name, value in parameters.items() if name in usual}, usual)

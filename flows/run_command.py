@@ -14,15 +14,10 @@ from flows.context import current
 from flows.lateness import skip_if_late
 from flows.perform import perform
 from flows.request import Request, options_given, read_options, resolve_hosts
-from models import scripts
-from models.commands import become as read_become
-from models.commands import check, check_limits, decode_stdin, either, parse_env
+from models.commands import check_limits
 from models.errors import NoHostsError, UsageError
-from models.policy import read_policy
-from models.retries import read_retry_of
-from models.values import Command, OnDisconnect
-
-_NAME = 80  # characters of a flow run's name
+from models.parameters import read_command, read_rules, run_name
+from models.tags import Tag
 
 
 def name_of_run() -> str:
@@ -30,12 +25,6 @@ def name_of_run() -> str:
     parameters = flow_run.parameters
     what = parameters.get("command") or parameters.get("script_name") or "script"
     return run_name(str(what), str(parameters["target"]))
-
-
-def run_name(command: str, target: str) -> str:
-    """What a run is called in lists: `uptime on web[1-9]`."""
-    name = f"{' '.join(command.split())} on {target}"
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 
 @flow(name="run-command", flow_run_name=name_of_run, retries=0, persist_result=False, log_prints=False)
@@ -124,26 +113,30 @@ async def run_command(
     settings = context.settings
     try:
         options = read_options(executor, user, identity, host_key, credentials, connect_timeout)
-        as_user, password = read_become(become, become_user, become_password)
         request = Request(
             name=run_name(command or script_name or "script", target),
-            command=Command(
-                script=either(command, script),
-                env=parse_env(env),
-                cwd=cwd or None,
-                stdin=decode_stdin(stdin, stdin_encoding),
-                timeout=settings.timeout if timeout is None else timeout,
-                on_disconnect=settings.on_disconnect if on_disconnect == "configured" else OnDisconnect(on_disconnect),
-                become=as_user,
-                become_password=password,
-                umask=umask or None,
-                interpreter=scripts.interpreter(script, interpreter) if script else (),
-                arguments=tuple(arguments),
+            command=read_command(
+                settings,
+                command=command,
+                script=script,
+                interpreter=interpreter,
+                arguments=arguments,
+                env=env,
+                cwd=cwd,
+                stdin=stdin,
+                stdin_encoding=stdin_encoding,
+                timeout=timeout,
+                become=become,
+                become_user=become_user,
+                become_password=become_password,
+                umask=umask,
+                on_disconnect=on_disconnect,
             ),
             target=target,
             hosts=await asyncio.to_thread(resolve_hosts, target, options, settings),
             connect_timeout=settings.connect_timeout if connect_timeout is None else connect_timeout,
-            policy=read_policy(
+            policy=read_rules(
+                settings,
                 waves=waves,
                 wave_pause=wave_pause,
                 max_failures=max_failures,
@@ -151,17 +144,18 @@ async def run_command(
                 retries=retries,
                 retry_delay=retry_delay,
                 deadline=deadline,
-                forks=settings.forks if forks is None else forks,
+                forks=forks,
                 order=order,
                 pick=pick,
             ),
             options=options_given(run_command.fn, flow_run.parameters),
-            retry_of=read_retry_of(flow_run.tags),
+            retry_of=Tag.RETRY_OF.number(flow_run.tags),
+            task=Tag.TASK.number(flow_run.tags),
+            created_by=Tag.BY.read(flow_run.tags),
             reach=options,
             confirm_waves=confirm_waves,
             connect_timeout_is_default=connect_timeout is None and "connect_timeout" not in settings.model_fields_set,
         )
-        check(request.command)
         check_limits(request.policy.forks, request.connect_timeout)
         if options.credentials is not None:
             await logins.require(options.credentials)

@@ -33,6 +33,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
+from flows.dispatcher import Dispatcher
 from flows.doorbell import Doorbell
 from flows.engine import Engine, soften
 from flows.lock import hold, hold_life
@@ -130,9 +131,11 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         await self._engine.start()
         try:
             from flows import context  # as in _open_context
+            from models.requests import Requests
 
             self._store, self._lease = context.current().store, context.current().lease
             self._reaper = Reaper(self.client, self._store, self._owner, settings.home, self._work_pool_name)
+            self._dispatcher = Dispatcher(self.client, Requests(self._store.access), settings.home, self._work_pool_name, self._ring.set)
             self._waiting = WaitingRoom(self.client, self._owner, self._limit or settings.flow_runs)
             await patiently(lambda: self._reaper.reap(thoroughly=True))
             yield
@@ -176,6 +179,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             self._reap_on(steering, min(settings.lease / 3, _REAP)),
             steering.watch_cancels(),
             steering.obey_requests(),
+            self._dispatcher.work(),
         )
         loops = [asyncio.create_task(loop) for loop in work]
         polling, *_ = loops
@@ -228,6 +232,8 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         for flow_run in self._waiting.choose(new, steering.under_way):
             self._doorbell.forget(flow_run.id)
             steering.take(flow_run)
+        if new:
+            self._dispatcher.look()
 
     async def _reap_on(self, steering: Steering, every: float) -> None:
         while True:

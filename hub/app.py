@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from hub.api.router import add_api
 from hub.hub import Hub
 from hub.join import join
 from hub.sync import sync
@@ -20,8 +21,9 @@ def create_app(settings: Settings) -> FastAPI:
     Agents come through plain routes: ten thousand of them at once need no more than that.
     """
     access = Access.open(settings.database)
-    app = FastAPI(title="fleetflow hub", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
+    app = FastAPI(title="fleetflow", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json", lifespan=_lifespan)
     app.state.settings, app.state.access, app.state.tokens = settings, access, Tokens(access)
+    add_api(app, settings, access)
     app.router.routes.append(Route("/agent/v1/join", join, methods=["POST"]))
     app.router.routes.append(Route("/agent/v1/sync", sync, methods=["POST"]))
     return app

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert, select, update
 
 from models import audit
 from models.access import Access, tick
@@ -142,6 +142,11 @@ class Agents:
         with self._access.reading() as connection:
             rows = connection.execute(_AGENTS.where(AgentRow.state.in_(list(states))).order_by(AgentRow.name, AgentRow.joined_at))
             return [_agent(row) for row in rows]
+
+
+def listed(connection: Connection, chosen: Sequence[ColumnElement[bool]], limit: int) -> list[Agent]:
+    """The first agents by name that fit."""
+    return [_agent(row) for row in connection.execute(_AGENTS.where(*chosen).order_by(AgentRow.name, AgentRow.joined_at).limit(limit))]
 
 
 def changed(connection: Connection, seen: int) -> list[tuple[int, Agent]]:

@@ -20,6 +20,7 @@ class Kind(StrEnum):
 
     HUB = "hub"
     WORKER = "worker"
+    DISPATCHER = "dispatcher"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ FleetflowError
 │   ├── CredentialsError      credentials that Prefect does not have, or that open nothing
 │   ├── NotFoundError         a task number, a host
 │   ├── AgentStateError       an agent that cannot be approved, rejected or revoked as it stands
+│   ├── RequestKeyError       an idempotency key that stands for another task
 │   └── JoinError             an agent that may not join
 │       └── NameTakenError    its name belongs to another machine
 ├── NoHostsError              a right target without hosts                    exit code 3
@@ -123,6 +124,14 @@ class AgentStateError(UsageError):
         self.state = state
         self.wanted = wanted
         super().__init__(f"agent {name} is {state}, and cannot become {wanted}; `fleetflow agent list` shows them all")
+
+
+class RequestKeyError(UsageError):
+    """The key of a request has created another task than it asks for now."""
+
+    def __init__(self, task_id: int) -> None:
+        self.task_id = task_id
+        super().__init__(f"this idempotency key has created task {task_id}, which is another one; give each request a key of its own")
 
 
 class JoinError(UsageError):

@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.policy import USUAL
@@ -19,16 +19,33 @@ def insert_tasks(connection: Connection, specs: Sequence[TaskSpec], owner: str |
     now = time.time()
     ids = allocate(connection, TaskRow.id, len(specs))
     rows = [_task_values(task_id, spec, owner, now) for task_id, spec in zip(ids, specs, strict=True)]
-    if any(spec.policy is not USUAL or spec.options or spec.retry_of for spec in specs):  # three columns cost a bulk a tenth
-        rows = [row | _policy_values(spec) for row, spec in zip(rows, specs, strict=True)]
+    if any(spec.policy is not USUAL or spec.options or spec.retry_of or spec.created_by for spec in specs):  # they cost a bulk a tenth
+        rows = [row | _further_values(spec) for row, spec in zip(rows, specs, strict=True)]
     connection.execute(insert(TaskRow), rows)
+    _insert_executions(connection, ids, specs)
+    return list(ids)
+
+
+def replace_task(connection: Connection, task_id: int, spec: TaskSpec, owner: str) -> None:
+    """Give a task that has not begun to a flow run, which says again what it is and which hosts it has."""
+    values = _task_values(task_id, spec, owner, 0.0) | _further_values(spec)
+    for name in ("id", "created_at", "created_by", "request_key", "hosts", "pending"):
+        del values[name]
+    rows = connection.execute(select(ExecutionRow.host).where(ExecutionRow.task_id == task_id).order_by(ExecutionRow.id))
+    if tuple(rows.scalars()) != spec.hosts:
+        connection.execute(delete(ExecutionRow).where(ExecutionRow.task_id == task_id))
+        _insert_executions(connection, [task_id], [spec])
+        values |= {"hosts": len(spec.hosts), "pending": len(spec.hosts)}
+    connection.execute(update(TaskRow).where(TaskRow.id == task_id).values(values))
+
+
+def _insert_executions(connection: Connection, ids: Sequence[int], specs: Sequence[TaskSpec]) -> None:
     if any(spec.policy.waves for spec in specs):
         executions = [row for task_id, spec in zip(ids, specs, strict=True) for row in _rows_in_waves(task_id, spec)]
     else:
         executions = [{"task_id": task_id, "host": host} for task_id, spec in zip(ids, specs, strict=True) for host in spec.hosts]
     if executions:
         connection.execute(insert(ExecutionRow), executions)
-    return list(ids)
 
 
 def _rows_in_waves(task_id: int, spec: TaskSpec) -> Iterator[dict[str, object]]:
@@ -127,5 +144,11 @@ def _task_values(task_id: int, spec: TaskSpec, owner: str | None, now: float) ->
     }
 
 
-def _policy_values(spec: TaskSpec) -> dict[str, object]:
-    return {"policy": spec.policy.as_dict() or None, "options": dict(spec.options) or None, "retry_of": spec.retry_of}
+def _further_values(spec: TaskSpec) -> dict[str, object]:
+    return {
+        "policy": spec.policy.as_dict() or None,
+        "options": dict(spec.options) or None,
+        "retry_of": spec.retry_of,
+        "created_by": spec.created_by,
+        "request_key": spec.request_key,
+    }

@@ -1,10 +1,10 @@
 """The store's questions. Each uses an index that tables.py declares."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Engine, Integer, Row, Select, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Integer, Row, Select, bindparam, func, literal_column, select
 
 from models.errors import NotFoundError
 from models.policy import Policy
@@ -50,11 +50,9 @@ class Prepared:
             connection.close()
 
 
-_LINE = select(*(TaskRow.__table__.c[name] for name in TaskLine._fields))
-_LINE_OF_FLOW_RUN = _LINE.where(TaskRow.flow_run_id == bindparam("flow_run"))
-TASK_LINES = (
-    _LINE.where(TaskRow.id < bindparam("before", type_=Integer)).order_by(TaskRow.id.desc()).limit(bindparam("most", type_=Integer))
-)
+LINE = select(*(TaskRow.__table__.c[name] for name in TaskLine._fields))
+_LINE_OF_FLOW_RUN = LINE.where(TaskRow.flow_run_id == bindparam("flow_run"))
+TASK_LINES = LINE.where(TaskRow.id < bindparam("before", type_=Integer)).order_by(TaskRow.id.desc()).limit(bindparam("most", type_=Integer))
 
 
 def line_of_flow_run(connection: Connection, flow_run_id: uuid.UUID) -> TaskLine | None:
@@ -92,6 +90,8 @@ def _task(row: Row[Any]) -> Task:
         policy=Policy.from_dict(row.policy or {}),
         options=row.options or {},
         retry_of=row.retry_of,
+        owner=row.owner,
+        created_by=row.created_by,
     )
 
 
@@ -141,6 +141,17 @@ def executions(connection: Connection, task_id: int, host: str | None) -> list[E
 
 def attempts(connection: Connection, task_id: int, host: str | None) -> list[Execution]:
     return _of_task(connection, _ATTEMPTS, task_id, host)
+
+
+def executions_where(connection: Connection, task_id: int, chosen: Sequence[ColumnElement[bool]], limit: int) -> list[Execution]:
+    rows = connection.execute(_EXECUTION.where(ExecutionRow.task_id == task_id, *chosen).limit(limit))
+    return [_execution(row) for row in rows]
+
+
+def ended_since(connection: Connection, task_id: int, since: float, limit: int) -> list[Execution]:
+    query = _EXECUTION.where(ExecutionRow.task_id == task_id, ExecutionRow.finished_at >= since)
+    rows = connection.execute(query.order_by(None).order_by(ExecutionRow.finished_at, ExecutionRow.id).limit(limit))
+    return [_execution(row) for row in rows]
 
 
 def _of_task(connection: Connection, select_them: Select[Any], task_id: int, host: str | None) -> list[Execution]:

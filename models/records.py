@@ -24,6 +24,8 @@ class TaskSpec:
     policy: Policy = USUAL
     options: Mapping[str, Any] = field(default_factory=dict)  # the flow's parameters that stand nowhere else here
     retry_of: int | None = None  # the number of the task that this one runs again
+    created_by: str | None = None
+    request_key: str | None = None  # of a request that makes one task, however often it comes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +48,8 @@ class Task:
     policy: Policy = USUAL
     options: Mapping[str, Any] = field(default_factory=dict)
     retry_of: int | None = None
+    owner: str | None = None  # the worker that has taken it
+    created_by: str | None = None
 
     @property
     def done(self) -> int:
@@ -75,6 +79,8 @@ class TaskLine(NamedTuple):
     created_at: float
     started_at: float | None
     finished_at: float | None
+    retry_of: int | None
+    created_by: str | None
 
     @property
     def counts(self) -> dict[ExecutionState, int]:

@@ -1,4 +1,4 @@
-"""Which hosts of a task are run again, and how the new task says whose hosts they are."""
+"""Which hosts of a task are run again."""
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
@@ -6,7 +6,6 @@ from enum import StrEnum
 from models.records import Execution
 from models.states import ExecutionState
 
-_TAG = "fleetflow-retry-of:"
 _S = ExecutionState
 
 
@@ -17,17 +16,6 @@ class Kind(StrEnum):
     LOST = "lost"
     NOT_STARTED = "not started"  # no try of it ever started
     ALL = "all"
-
-
-def tag_retry_of(task_id: int) -> str:
-    """The tag of a flow run that runs hosts of a task again."""
-    return f"{_TAG}{task_id}"
-
-
-def read_retry_of(tags: Iterable[str]) -> int | None:
-    """The task that a flow run's tags name."""
-    numbers = (tag.removeprefix(_TAG) for tag in tags if tag.startswith(_TAG))
-    return next((int(number) for number in numbers if number.isascii() and number.isdecimal()), None)
 
 
 def choose(executions: Iterable[Execution], attempts: Iterable[Execution], kinds: Collection[Kind]) -> list[str]:

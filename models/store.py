@@ -1,8 +1,8 @@
 """The one object that owns all SQL: it opens tasks, moves executions and answers questions.
 
 Synchronous. The recorder's thread writes what runs report; everything else comes from threads of its callers. SQL is in rooms:
-opening (new tasks and attempts), journal (what runs report), sweep (moves of many rows at once), adoption (what a dead worker had
-running), workers (who lives), approvals (people's answers), reading (questions).
+opening (new tasks and attempts), requests (tasks that wait for their flow run), journal (what runs report), sweep (moves of many
+rows at once), adoption (what a dead worker had running), workers (who lives), approvals (people's answers), reading (questions).
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import Self
 
 from sqlalchemy import Connection, insert, select
 
-from models import adoption, approvals, journal, opening, reading, secrets, sweep, workers
+from models import adoption, approvals, journal, opening, reading, requests, secrets, sweep, workers
 from models.access import Access
 from models.errors import LeaseLostError
 from models.records import (
@@ -65,9 +65,15 @@ class Store:
 
     # Tasks
 
-    def open_task(self, spec: TaskSpec, owner: str) -> Task:
-        """Create a task with its executions in one transaction; the same flow run id gives the task that it gave before."""
+    def open_task(self, spec: TaskSpec, owner: str, requested: int | None = None) -> Task:
+        """Create a task with its executions in one transaction; the same flow run id gives the task that it gave before.
+
+        `requested` is the number of the one that was created for this run; where it has ended, or another run has it, it is
+        returned as it is, with another owner.
+        """
         with self.access.writing() as connection:
+            if requested is not None:
+                return requests.take(connection, requested, spec, owner)
             known = reading.task_of_flow_run(connection, spec.flow_run_id) if spec.flow_run_id else None
             task_id = known.id if known else opening.insert_tasks(connection, [spec], owner)[0]
             return reading.task(connection, task_id)

@@ -3,9 +3,10 @@
 import pytest
 
 from models.records import Finished, Outcome, Started, Task
-from models.retries import Kind, choose, read_retry_of, tag_retry_of
+from models.retries import Kind, choose
 from models.states import ExecutionState
 from models.store import Store
+from models.tags import Tag
 from tests.models.test_store import OWNER, finish, spec, start
 
 S = ExecutionState
@@ -83,5 +84,5 @@ def test_the_question_for_busy_hosts_reads_only_what_runs(store: Store, url: str
 
 
 def test_a_flow_run_names_its_task_by_a_tag_and_odd_tags_do_no_harm() -> None:
-    assert read_retry_of(["mine", tag_retry_of(42)]) == 42
-    assert read_retry_of(["fleetflow-retry-of:x", "fleetflow-retry-of:"]) is None
+    assert Tag.RETRY_OF.number(["mine", Tag.RETRY_OF.of(42)]) == 42
+    assert Tag.RETRY_OF.number(["fleetflow-retry-of:x", "fleetflow-retry-of:"]) is None

@@ -1,0 +1,61 @@
+"""Parts of stored output, however large the whole is: only what is asked for is read."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from models.tables import OutputRow
+from models.values import Stream
+
+_SEQUENCE = 3  # bytes of a UTF-8 character that a cut may leave behind
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some bytes of a stream, from `offset` on. `left_out` bytes right before them are not kept; the stream has `size` in all so far."""
+
+    offset: int
+    data: bytes
+    left_out: int
+    size: int
+
+
+def read(connection: Connection, attempt_id: int, stream: Stream, offset: int, limit: int) -> Slice:
+    """At most `limit` bytes from `offset` on; from the next kept byte on where those are not kept. A UTF-8 character stays whole."""
+    given = {"attempt": attempt_id, "which": stream.value}
+    size = connection.scalar(_SIZE, given) or 0
+    found, begin = bytearray(), offset
+    rows = connection.execute(_FROM, given | {"begin": connection.scalar(_BEFORE, given | {"offset": offset}) or 0})
+    for row in rows:
+        if not found and row.offset > begin:
+            begin = row.offset
+        if row.offset > begin + len(found) or len(found) >= limit:
+            break
+        found += row.data[max(0, begin + len(found) - row.offset) :]
+    rows.close()
+    data = bytes(found[:limit])
+    if begin + len(data) < size:
+        data = _whole(data)
+    return Slice(begin, data, begin - offset, max(size, begin))
+
+
+def _whole(data: bytes) -> bytes:
+    """Without a character that begins at the end and goes on behind it."""
+    for back in range(1, min(_SEQUENCE, len(data) - 1) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:  # a character's further byte
+            continue
+        length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+        return data[:-back] if length > back else data
+    return data
+
+
+_OF_STREAM = (OutputRow.attempt_id == bindparam("attempt"), OutputRow.stream == bindparam("which"))
+_SIZE = select(OutputRow.offset + func.length(OutputRow.data)).where(*_OF_STREAM).order_by(OutputRow.offset.desc()).limit(1)
+_BEFORE = select(func.max(OutputRow.offset)).where(*_OF_STREAM, OutputRow.offset <= bindparam("offset"))
+_FROM = (
+    select(OutputRow.offset, OutputRow.data)
+    .where(*_OF_STREAM, OutputRow.offset >= bindparam("begin"))
+    .order_by(OutputRow.offset)
+    .execution_options(yield_per=4)
+)
