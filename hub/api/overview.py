@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from pydantic import AwareDatetime
 
 from hub.api.roles import BASE, Known
 from hub.api.shapes import AuditEntry, AuditPage, Limit, Number, Statistics
@@ -21,7 +22,7 @@ _USUALLY = timedelta(days=1)
 def show_statistics(
     request: Request,
     caller: Known,
-    since: Annotated[datetime | None, Query(description="Count tasks created at this time or later; a day ago by default.")] = None,
+    since: Annotated[AwareDatetime | None, Query(description="Count tasks created at this time or later; a day ago by default.")] = None,
 ) -> Statistics:
     """Count tasks, executions and agents by state."""
     del caller

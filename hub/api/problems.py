@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -27,6 +28,23 @@ _STATUS: tuple[tuple[type[errors.FleetflowError], int], ...] = (
     (errors.NoHostsError, 422),
     (errors.UsageError, 422),
 )
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it; `detail` is one line that says what to do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[str] = []
+
+
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Problem, "description": "What went wrong, and what to do", "content": _PROBLEM},
+    422: {"description": "What was asked for is wrong", "content": _PROBLEM},
+}
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object) -> Response:

@@ -6,7 +6,7 @@ from hub.api import executions, fleet, live, overview, tasks
 from hub.api.asking import Desk
 from hub.api.guard import Guard
 from hub.api.live import Streams
-from hub.api.problems import add_handlers
+from hub.api.problems import RESPONSES, add_handlers
 from hub.api.roles import authorize
 from models.access import Access
 from models.audit import Audit
@@ -24,6 +24,6 @@ def add_api(app: FastAPI, settings: Settings, access: Access) -> None:
     state.store, state.listing, state.requests, state.audit = Store(access), Listing(access), Requests(access), Audit(access)
     state.desk, state.streams = Desk(settings), Streams()
     for room in _ROOMS:
-        app.include_router(room.router, dependencies=[Depends(authorize)])
+        app.include_router(room.router, dependencies=[Depends(authorize)], responses=RESPONSES)
     add_handlers(app)
     app.add_middleware(Guard)

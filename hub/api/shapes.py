@@ -32,7 +32,13 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class NewTask(Shape):
+class Asked(Shape):
+    """What comes in is taken as it is: no "yes" for true."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class NewTask(Asked):
     """What to run, and where: the parameters of Prefect's deployments `run-command` and `run-script`, all but `target` optional.
 
     A token with a scope may leave everything out.
@@ -73,13 +79,13 @@ class NewTask(Shape):
     connect_timeout: Seconds | None = None
 
 
-class Retry(Shape):
+class Retry(Asked):
     """Which hosts of an ended task run again."""
 
     kinds: list[Literal["failed", "lost", "not started", "all"]] = Field(["failed"], min_length=1, max_length=4)
 
 
-class JoinToken(Shape):
+class JoinToken(Asked):
     """The right to join."""
 
     expires: Annotated[float, Field(gt=0, le=31_536_000, description="Seconds.")] = 3600

@@ -4,14 +4,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import Discriminator, Tag
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
+from pydantic import AwareDatetime, Discriminator, Field, Tag
 
 from hub.api.asking import Desk, ScopeError
 from hub.api.roles import BASE, Caller, Known, refuse
 from hub.api.shapes import HostName, Limit, NewTask, Number, Progress, Retry, TaskPage, TaskShown, TaskWhole, Word
 from models import bells
-from models.errors import NotFoundError, NothingToRetryError, UsageError
+from models.errors import NotFoundError, NothingToRetryError
 from models.listing import Listing, Wanted
 from models.parameters import parameters, retry_parameters
 from models.ranges import fold
@@ -27,7 +27,7 @@ _MANY = 1000  # tasks of one request
 
 # Told apart by what they are, so that an error is of the one that was meant.
 OneOrMany = Annotated[
-    Annotated[NewTask, Tag("one")] | Annotated[list[NewTask], Tag("many")],
+    Annotated[NewTask, Tag("one")] | Annotated[list[NewTask], Field(min_length=1, max_length=_MANY), Tag("many")],
     Discriminator(lambda asked: "many" if isinstance(asked, list) else "one"),
 ]
 TaskNumber = Annotated[Number, Path(description="The task's number.")]
@@ -53,8 +53,8 @@ def list_tasks(
     host: HostName | None = None,
     name: Annotated[Word | None, Query(description="A part of the task's name.")] = None,
     created_by: Word | None = None,
-    since: Annotated[datetime | None, Query(description="Created at this time or later.")] = None,
-    until: Annotated[datetime | None, Query(description="Created before this time.")] = None,
+    since: Annotated[AwareDatetime | None, Query(description="Created at this time or later.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Created before this time.")] = None,
 ) -> TaskPage:
     """List the newest tasks."""
     listing: Listing = request.app.state.listing
@@ -72,8 +72,6 @@ def create_tasks(
     """Create a task, or all or none of several. It has its number at once, and a worker takes it as soon as one is free."""
     desk: Desk = request.app.state.desk
     wanted = asked if isinstance(asked, list) else [asked or NewTask()]
-    if not 0 < len(wanted) <= _MANY:
-        raise UsageError(f"a request creates 1 to {_MANY} tasks, not {len(wanted)}")
     try:
         specs = desk.specify(wanted, caller, key)
     except ScopeError as error:
@@ -116,7 +114,7 @@ def retry_task(
     desk: Desk = request.app.state.desk
     former = find_task(request, caller, task)
     if not former.state.is_final:
-        raise UsageError(f"task {task} has not ended yet")
+        raise HTTPException(409, f"task {task} has not ended yet; a cancel ends it")
     kinds = [Kind(kind) for kind in (asked or Retry()).kinds]
     hosts = choose(store.executions(task), store.attempts(task), kinds)
     if not hosts:
