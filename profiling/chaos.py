@@ -1,6 +1,7 @@
 """Chaos: everything that may be killed or cut is killed and cut, and one witness tells what does not hold. `make chaos` runs it.
 
-python profiling/chaos.py [--seed N] [--rounds N] [--workers N] [--hosts N] [--points N] [--cut SECONDS] [--shells dash,busybox,bash]
+python profiling/chaos.py [--seed N] [--rounds N] [--workers N] [--hosts N] [--agents N] [--points N] [--cut SECONDS]
+    [--shells dash,busybox,bash]
 """
 
 import argparse
@@ -21,9 +22,12 @@ from tests.dying import death_of_a_worker
 from tests.executors.crashing import CALLS, crash, make_home
 from tests.executors.ssh.killing import round_of
 from tests.executors.ssh.test_silent_cut import COUNTED, cut_and_mend, two_namespaces
+from tests.servers.proxy import run_proxy
 from tests.servers.sshd import run_sshd
 from tests.stacks import run_stack
+from tests.troubles import run_agents, trouble
 
+_AGENTS = 10
 _QUIET = 6  # points beyond a process's last call kill nobody: so many in a row are the end of a series
 
 
@@ -85,6 +89,23 @@ def killed_workers(folder: Path, rounds: int, hosts: int, seed: int) -> Line:
     return line
 
 
+def troubled_agents(folder: Path, rounds: int, seed: int) -> Line:
+    """Agents behind a proxy that drops, delays, doubles, reorders and cuts, while hub, worker and agents are killed."""
+    line = Line(f"troubled agents, {_AGENTS} a round")
+    chance = random.Random(seed)  # noqa: S311 - moments
+    with (
+        run_sshd(folder / "sshd-agents") as sshd,
+        run_stack(folder / "home-agents", sshd) as stack,
+        run_proxy(int(str(stack.state.hub_url).rpartition(":")[2])) as proxy,
+        run_agents(stack, proxy, folder / "agents", _AGENTS) as agents,
+    ):
+        for number in range(rounds):
+            death = trouble(stack, agents, proxy, folder / f"trouble-{number}", chance, kills=chance.randrange(1, 8))
+            lost = [f"lost: {death.states['lost']}, where every host could tell"] if death.states["lost"] else []
+            line.take(death.states, death.took, [f"round {number}: {text}" for text in [*death.found, *lost]])
+    return line
+
+
 def silent_cut(folder: Path, seconds: float) -> Line:
     """The network gone without a word, and back."""
     line = Line(f"silent cut of {seconds:g} s")
@@ -115,6 +136,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=300, help="of killed clients")
     parser.add_argument("--workers", type=int, default=300, help="rounds of killed workers")
+    parser.add_argument("--agents", type=int, default=20, help=f"rounds of {_AGENTS} agents in trouble")
     parser.add_argument("--hosts", type=int, default=50, help="in each of these rounds")
     parser.add_argument("--points", type=int, default=100, help="the last call of each kind at which a process is killed")
     parser.add_argument("--cut", type=float, default=60, help="seconds of the silent cut")
@@ -126,6 +148,7 @@ def main() -> int:
         *(lambda shell=shell: crash_points(folder, shell, given.points) for shell in given.shells.split(",") if shell),  # type: ignore[misc]
         lambda: killed_clients(folder, given.rounds, given.hosts, given.seed),
         lambda: killed_workers(folder, given.workers, given.hosts, given.seed),
+        lambda: troubled_agents(folder, given.agents, given.seed),
         *([lambda: silent_cut(folder, given.cut)] if given.cut and os.geteuid() == 0 else []),
     ]
     well = show(part() for part in parts)

@@ -26,6 +26,7 @@ LOST = re.compile(
     "|the wrapper and its supervisor were killed on the host"
     "|the spool is gone.*"
     "|(the connection was lost while the command ran|its worker died).*"
+    "|its agent was revoked|not seen for .*"
     "|the host did not confirm within .* that the command has ended"
 )
 _SIGNAL = 128

@@ -1,4 +1,4 @@
-"""A small HTTP proxy between a worker and Prefect's server, that spoils the requests that it is told to."""
+"""A small HTTP proxy before Prefect's server or a hub, that spoils the requests that it is told to."""
 
 import socket
 import threading
@@ -17,6 +17,10 @@ class Fault(Enum):
     HTML = auto()  # a page, with status 200, as a gateway shows one
     SLOW = auto()  # a second late
     LOST = auto()  # the server acts on it, and its answer is lost
+    DROPPED = auto()  # the server never sees it, and the client sees its connection closed
+    TWICE = auto()  # the server sees it two times
+    CUT = auto()  # the server acts on it, and half of its answer comes
+    LATER = auto()  # the client sees its connection closed, and tries again; a second later the server sees the first one
 
 
 _JSON, _PAGE = "application/json", "text/html; charset=utf-8"
@@ -70,14 +74,32 @@ class Proxy:
             fault = self.choose(method, path)
             if fault is not None:
                 self.spoiled.append(f"{method} {path}")
-            if fault in _INSTEAD:
+            self._serve(client, head, body, fault)
+
+    def _serve(self, client: socket.socket, head: bytes, body: bytes, fault: "Fault | None") -> None:
+        match fault:
+            case Fault.ERROR | Fault.TOO_MANY | Fault.HTML:
                 client.sendall(_answer(*_INSTEAD[fault]))
-                return
-            answer = self._forward(head, body)
-            if fault is Fault.SLOW:
+            case Fault.DROPPED:
+                client.shutdown(socket.SHUT_RDWR)
+            case Fault.LATER:
+                client.shutdown(socket.SHUT_RDWR)
                 time.sleep(1)
-            if fault is not Fault.LOST:
+                self._forward(head, body)
+            case Fault.LOST:
+                self._forward(head, body)
+            case Fault.CUT:
+                answer = self._forward(head, body)
+                client.sendall(answer[: len(answer) // 2])
+            case Fault.TWICE:
+                self._forward(head, body)
+                client.sendall(self._forward(head, body))
+            case Fault.SLOW:
+                answer = self._forward(head, body)
+                time.sleep(1)
                 client.sendall(answer)
+            case None:
+                client.sendall(self._forward(head, body))
 
     def _forward(self, head: bytes, body: bytes) -> bytes:
         with socket.create_connection(("127.0.0.1", self.target)) as server:

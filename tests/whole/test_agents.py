@@ -2,38 +2,40 @@
 
 import json
 import os
+import random
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from models.states import ExecutionState
 from tests.servers.hub import RealAgent
+from tests.servers.proxy import Proxy, run_proxy
 from tests.stacks import Stack, new_word
+from tests.troubles import run_agents, trouble
 from tests.until import until
+
+NUMBER = 50
 
 
 @pytest.fixture(scope="module")
-def agents(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RealAgent]]:
-    """Three real agents, of which each joins in its own way."""
-    folder = tmp_path_factory.mktemp("agents")
-    url = json.loads(stack("hub", "--json").stdout)["url"]
-    token = stack("agent", "token", "--uses", "2", "--approve").stdout.strip()
-    line = next(line for line in stack("agent", "join").stdout.splitlines() if "--token" in line)
-    assert url in line
-    made = [RealAgent(folder / name, name) for name in ("agent1", "agent2", "agent3")]
-    with ExitStack() as ends:
-        for agent, its in zip(made, (token, token, line.split()[-1]), strict=True):
-            agent.join(url, its)
-        approved = stack("agent", "approve", "agent3")
-        assert approved.returncode == 0, approved.stderr
-        until(lambda: len(stack.rows("host", "list", "agent[1-3]")) == 3, 10, "the agents in the inventory")
-        for agent in made:
-            agent.start()
-            ends.callback(agent.stop)
+def proxy(stack: Stack) -> Iterator[Proxy]:
+    with run_proxy(int(str(stack.state.hub_url).rpartition(":")[2])) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def agents(stack: Stack, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RealAgent]]:
+    with run_agents(stack, proxy, tmp_path_factory.mktemp("agents"), NUMBER) as made:
         yield made
+
+
+def test_fifty_agents_are_one_task(stack: Stack, agents: list[RealAgent]) -> None:
+    done = stack("run", "echo $FLEETFLOW_ATTEMPT", "-t", f"agent[1-{NUMBER}]", "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert len({row["host"] for row in rows}) == len({row["stdout"] for row in rows}) == NUMBER
 
 
 def test_a_mixed_task_is_one_task(stack: Stack, agents: list[RealAgent]) -> None:
@@ -78,6 +80,14 @@ def test_the_deaths_of_hub_agent_and_worker_lose_nothing(stack: Stack, agents: l
     assert {execution.state for execution in executions.values()} == {ExecutionState.SUCCEEDED}, executions
     assert {stack.output(execution) for execution in executions.values()} == {b"begin\nend\n"}
     assert (tmp_path / "starts").read_text().count(word) == 3, "a command ran twice"
+
+
+def test_what_a_bad_network_and_deaths_do_together_breaks_nothing(
+    stack: Stack, agents: list[RealAgent], proxy: Proxy, tmp_path: Path
+) -> None:
+    round_ = trouble(stack, agents, proxy, tmp_path / "round", random.Random(7), kills=6)  # noqa: S311 - the same moments each time
+    assert not round_.found, round_
+    assert "lost" not in round_.states, "the hosts could tell"
 
 
 def _deliveries(stack: Stack) -> int:
