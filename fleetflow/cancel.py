@@ -1,10 +1,10 @@
 """Asks for the end of a task: in the store, which its worker obeys, and in Prefect, where it may still wait for a worker."""
 
-import getpass
 import socket
 import uuid
 from typing import TYPE_CHECKING
 
+from fleetflow.who import user
 from models.errors import UnavailableError
 
 if TYPE_CHECKING:  # importing the store costs a third of a second
@@ -14,16 +14,9 @@ if TYPE_CHECKING:  # importing the store costs a third of a second
 
 def request_cancel(store: "Store", prefect: "Prefect", flow_run_id: uuid.UUID) -> None:
     """Ask for the end of a flow run's task. One of the two must hear of it; raises `UnavailableError`."""
-    noted = store.request_cancel(flow_run_id, f"{_user()}@{socket.gethostname()}")
+    noted = store.request_cancel(flow_run_id, f"{user()}@{socket.gethostname()}")
     try:
         prefect.cancel(flow_run_id)
     except UnavailableError:
         if not noted:
             raise
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name
-        return "somebody"

@@ -15,11 +15,13 @@ from fleetflow.confirm import confirm
 from fleetflow.interrupts import Interrupts
 from fleetflow.results import Printer, to_stderr, to_stdout
 from fleetflow.text import inert
+from fleetflow.who import user
 from models import commands, scripts
 from models.credentials import check_name
 from models.errors import UnavailableError, UsageError
 from models.policy import Order, read_policy
 from models.settings import Settings
+from models.tags import Tag
 from models.values import Command, ExecutorKind, HostKeyPolicy, OnDisconnect
 
 if TYPE_CHECKING:  # each of these costs a tenth of a second or more, and waits until it is needed
@@ -216,7 +218,7 @@ def send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, wa
         deployment = prefect.deployment(RUN_SCRIPT if "script" in parameters else RUN_COMMAND)
         if settings.prefect_api_url:
             _check_database(settings, prefect.database_of(deployment))
-        run = prefect.run(deployment, parameters, key=f"fleetflow-{uuid.uuid4()}", tags=tags)
+        run = prefect.run(deployment, parameters, key=f"fleetflow-{uuid.uuid4()}", tags=[*tags, Tag.BY.of(user())])
         if not wait:
             row = json.dumps({"flow_run": str(run.id), "name": run.name})
             to_stdout(row if printer.as_json else f"accepted as flow run {run.id}; `fleetflow task show {run.id}` shows how it goes")

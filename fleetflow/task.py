@@ -113,6 +113,7 @@ def _details(task: "Task") -> list[tuple[str, str]]:
     rows += [("cancel", f"asked for by {inert(task.cancel_requested_by)}")] if task.cancel_requested_by and not task.state.is_final else []
     rows += [("policy", inert(task.policy.describe()))]
     rows += [("retry of", f"task {task.retry_of}")] if task.retry_of else []
+    rows += [("by", inert(task.created_by))] if task.created_by else []
     times = (("created", task.created_at), ("started", task.started_at), ("finished", task.finished_at))
     rows += [(name, shown) for name, seconds in times if (shown := clock(seconds))]
     return rows + ([("flow run", str(task.flow_run_id))] if task.flow_run_id else [])

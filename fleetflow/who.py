@@ -1,4 +1,4 @@
-"""Who we are, as the audit trail names us."""
+"""Who we are, as tasks and the audit trail name us."""
 
 import getpass
 from typing import TYPE_CHECKING
@@ -7,8 +7,16 @@ if TYPE_CHECKING:  # SQLAlchemy takes a third of a second
     from models.audit import Actor
 
 
-def me() -> "Actor":
+def user() -> str:
     """The user who is logged in here."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return "somebody"
+
+
+def me() -> "Actor":
+    """The same, who changes something."""
     from models.audit import Actor
 
-    return Actor(getpass.getuser(), "command line")
+    return Actor(user(), "command line")
