@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, case, func, select
 
 from models.tables import OutputRow
 from models.values import Stream
@@ -25,13 +25,17 @@ def read(connection: Connection, attempt_id: int, stream: Stream, offset: int, l
     given = {"attempt": attempt_id, "which": stream.value}
     size = connection.scalar(_SIZE, given) or 0
     found, begin = bytearray(), offset
-    rows = connection.execute(_FROM, given | {"begin": connection.scalar(_BEFORE, given | {"offset": offset}) or 0})
+    first = connection.scalar(_BEFORE, given | {"offset": offset}) or 0
+    rows = connection.execute(_FROM, given | {"first": first, "begin": offset, "most": limit})
     for row in rows:
-        if not found and row.offset > begin:
-            begin = row.offset
-        if row.offset > begin + len(found) or len(found) >= limit:
+        at = max(row.offset, offset)
+        if row.end <= at:
+            continue
+        if not found:
+            begin = at
+        if at > begin + len(found) or len(found) >= limit:
             break
-        found += row.data[max(0, begin + len(found) - row.offset) :]
+        found += row.part
     rows.close()
     data = bytes(found[:limit])
     if begin + len(data) < size:
@@ -53,9 +57,14 @@ def _whole(data: bytes) -> bytes:
 _OF_STREAM = (OutputRow.attempt_id == bindparam("attempt"), OutputRow.stream == bindparam("which"))
 _SIZE = select(OutputRow.offset + func.length(OutputRow.data)).where(*_OF_STREAM).order_by(OutputRow.offset.desc()).limit(1)
 _BEFORE = select(func.max(OutputRow.offset)).where(*_OF_STREAM, OutputRow.offset <= bindparam("offset"))
+_SKIPPED = case((OutputRow.offset < bindparam("begin"), bindparam("begin") - OutputRow.offset), else_=0)
 _FROM = (
-    select(OutputRow.offset, OutputRow.data)
-    .where(*_OF_STREAM, OutputRow.offset >= bindparam("begin"))
+    select(
+        OutputRow.offset,
+        (OutputRow.offset + func.length(OutputRow.data)).label("end"),
+        func.substr(OutputRow.data, _SKIPPED + 1, bindparam("most")).label("part"),  # a piece may be large
+    )
+    .where(*_OF_STREAM, OutputRow.offset >= bindparam("first"))
     .order_by(OutputRow.offset)
     .execution_options(yield_per=4)
 )

@@ -27,7 +27,7 @@ _SILENCE = 15.0  # seconds after which a comment says that we are still here
 _STREAMS = 200  # at the same time
 _MANY = 500  # executions of one look
 _LATE = 60.0  # seconds that an end may be written after its own time
-_PIECE = 64 * 1024  # bytes of one event
+_PIECE = 16 * 1024  # bytes of one event
 
 LastId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=2**53)]
 
