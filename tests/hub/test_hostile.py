@@ -82,13 +82,13 @@ def test_those_who_do_not_read_hold_no_memory(api: Api) -> None:
     ask = f"GET /api/v1{where}/live HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {api.clear[Role.VIEWER]}\r\n\r\n"
     grown: list[int] = []
     with ExitStack() as held:
-        for _ in range(4):  # the first ones make threads and connections to the database
+        for _ in range(6):  # the first ones make threads and connections to the database
             for _ in range(20):
                 held.enter_context(connected(api.hub)).sendall(ask.encode())
             for _ in range(10):
                 assert api("GET", where, params={"limit": _MIB}).status_code == 200
             grown.append(memory(api.hub))
-    assert grown[-1] - grown[0] < _ROOM  # 60 streams of 32 MiB
+    assert grown[-1] - grown[2] < _ROOM  # 60 streams of 32 MiB
 
 
 @pytest.mark.parametrize(
