@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleetflow.hub import certificate_shown
 from fleetflow.spans import read_time
 from fleetflow.state import read_state
 from fleetflow.text import clock, inert
 from fleetflow.who import me
 from models.errors import UnavailableError, UsageError
+from models.presence import presence
 from models.settings import Settings
 
 if TYPE_CHECKING:  # SQLAlchemy takes a third of a second
@@ -24,8 +26,6 @@ if TYPE_CHECKING:  # SQLAlchemy takes a third of a second
 app = typer.Typer(
     help="Hosts that call home: the tokens they join with, and what they may do.", no_args_is_help=True, rich_markup_mode=None
 )
-
-_ONLINE, _OFFLINE = 90.0, 300.0  # seconds since an agent was last seen; it polls each 30
 
 _Expires = Annotated[str, typer.Option(metavar="TIME", help="How long the token is good: 90s, 30m, 1h or 7d.")]
 _Uses = Annotated[int, typer.Option(min=1, help="How many agents may join with it.")]
@@ -51,13 +51,15 @@ def join(
     """Make a join token, and print what to run on a host."""
     settings = Settings.load()
     url = hub or _hub_url(settings)
+    fingerprint = certificate_shown(settings, url)
+    pinned = f" --fingerprint {fingerprint}" if fingerprint else ""
     program = Path(__file__).parent.parent / "executors" / "agent" / "program.py"
     checksum = hashlib.sha256(program.read_bytes()).hexdigest()
     with _agents(settings) as agents:
         made = agents.make_token(seconds=read_time(expires), uses=uses, approves=approve, by=me())
     typer.echo(f"copy {program} to the host as fleetflow-agent.py, and run there:\n")
     typer.echo(f"  echo '{checksum}  fleetflow-agent.py' | sha256sum --check")
-    typer.echo(f"  python3 fleetflow-agent.py join --hub {shlex.quote(url)} --token {made}")
+    typer.echo(f"  python3 fleetflow-agent.py join --hub {shlex.quote(url)}{pinned} --token {made}")
     typer.echo("  python3 fleetflow-agent.py run")
     if not approve:
         typer.echo("\nthen approve it here: fleetflow agent approve NAME")
@@ -147,19 +149,12 @@ def _hub_url(settings: Settings) -> str:
     return state.hub_url
 
 
-def _presence(agent: "Agent", now: float) -> str:
-    if agent.seen_at is None:
-        return "never seen"
-    ago = now - agent.seen_at
-    return "online" if ago < _ONLINE else "stale" if ago < _OFFLINE else "offline"
-
-
 def _row(agent: "Agent", now: float) -> dict[str, object]:
     return {
         "name": agent.name,
         "id": str(agent.id),
         "state": agent.state,
-        "presence": _presence(agent, now),
+        "presence": presence(agent.seen_at, now),
         "seen_at": agent.seen_at,
         "joined_at": agent.joined_at,
         "decided_by": agent.decided_by,
@@ -171,4 +166,4 @@ def _row(agent: "Agent", now: float) -> dict[str, object]:
 
 def _line(agent: "Agent", now: float) -> str:
     seen = clock(agent.seen_at) or ""
-    return f"{inert(agent.name):24}  {agent.state:9}  {_presence(agent, now):10}  {seen:25}  {inert(agent.version or '')}".rstrip()
+    return f"{inert(agent.name):24}  {agent.state:9}  {presence(agent.seen_at, now):10}  {seen:25}  {inert(agent.version or '')}".rstrip()

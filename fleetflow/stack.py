@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import typer
 
 from fleetflow.doorbell import ping
+from fleetflow.preparing import prepare
 from fleetflow.process import Process, of_session, wait_all
 from fleetflow.state import Phase, StackState, forget_state, read_auth, read_state
 from models.errors import UnavailableError
-from models.owner import make_home
 from models.settings import Settings
 
 _LOCKED = 75  # exit code of a supervisor that found another one
@@ -116,7 +116,7 @@ def status_command(
 
 def _start(settings: Settings, *, any_port: bool) -> StackState:
     """Start the stack in a session of its own, and wait until it is ready. Of two that start at once one wins; both get its stack."""
-    make_home(settings.home)
+    prepare(settings)
     typer.echo(f"starting fleetflow's local stack in {settings.home}", err=True)
     return _wait_until_ready(settings, _spawn(settings, any_port=any_port), any_port=any_port)
 
@@ -174,7 +174,7 @@ def _explain(settings: Settings, code: int) -> UnavailableError:
 
 
 def _run_in_foreground(settings: Settings) -> None:
-    make_home(settings.home)
+    prepare(settings)
     ours, theirs = os.pipe()
     supervisor = _spawn(settings, any_port=False, lifeline=ours)
     os.close(ours)

@@ -25,8 +25,10 @@ from setproctitle import setproctitle
 from fleetflow.doorbell import ping
 from fleetflow.environment import prefect_environment
 from fleetflow.logs import BoundedLog, LastLine, follow
+from fleetflow.preparing import prepare
 from fleetflow.process import Process, of_session, wait_all
 from fleetflow.state import Phase, StackState, forget_state, make_auth, read_state, write_state
+from models.address import url as hub_url
 from models.errors import FleetflowError, UnavailableError
 from models.owner import make_home
 from models.settings import Settings
@@ -36,7 +38,7 @@ SERVER, HUB, WORKER = "prefect-server", "hub", "worker"
 _TICK = 0.1  # seconds between looks at the worker until it is ready
 _PORTS = 100  # ports tried after the usual one
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is started again
-_AGENTS = 4096  # connections that wait while the hub is started again
+_BACKLOG = 4096  # connections that wait while server or hub is started again
 _GRACE = {WORKER: 20.0, HUB: 5.0, SERVER: 5.0}  # seconds to end after TERM; the worker first ends what it runs
 
 
@@ -73,17 +75,17 @@ class Supervisor:
             self._auth = auth.get_secret_value() if auth else None
             api_url = settings.prefect_api_url.rstrip("/")
         else:
-            self._listener = _listen(settings.ui_port, any_port=any_port)
+            self._listener = _listen("127.0.0.1", settings.ui_port, any_port=any_port, setting="FLEETFLOW_UI_PORT")
             self._auth = make_auth(self._home)
             api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
-        self._hub = listen_for_agents(self._home, settings.hub_port)
+        self._hub = listen_for_agents(settings)
         self._state = StackState(
             phase=Phase.STARTING,
             supervisor=Process.current(),
             api_url=api_url,
             foreign=self._listener is None,
             version=version("fleetflow"),
-            hub_url=f"http://127.0.0.1:{self._hub.getsockname()[1]}",
+            hub_url=hub_url(settings, self._hub.getsockname()[1]),
         )
         self._children = [self._child(name) for name in ([HUB, WORKER] if self._listener is None else [SERVER, HUB, WORKER])]
 
@@ -221,26 +223,31 @@ class Supervisor:
         return 0
 
 
-def _listen(port: int, *, any_port: bool, setting: str = "FLEETFLOW_UI_PORT") -> socket.socket:
-    """Listen on the loopback port; the next free one for `any_port`, when a stack starts by itself and nobody chose."""
+def _listen(host: str, port: int, *, setting: str, any_port: bool = False) -> socket.socket:
+    """Listen on a port; on the next free one for `any_port`, when a stack starts by itself and nobody chose."""
     for candidate in range(port, min(port + _PORTS, 65536) if any_port else port + 1):
         try:
-            return socket.create_server(("127.0.0.1", candidate), backlog=256)
+            return _create(host, candidate)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise UnavailableError(f"port {candidate}", error.strerror or str(error)) from None
+                raise UnavailableError(f"{host} port {candidate}", error.strerror or str(error)) from None
     advice = f"set {setting} to a free port, or end what uses it"
     raise UnavailableError(f"port {port}", f"is in use by something else; {advice}")
 
 
-def listen_for_agents(home: Path, port: int) -> socket.socket:
-    """Listen on the hub's loopback port. Where nobody chose one, on the same as the last time, so that agents find it again."""
-    if port:
-        return _listen(port, any_port=False, setting="FLEETFLOW_HUB_PORT")
-    kept = home / "hub.port"
-    with suppress(OSError, ValueError):
-        return socket.create_server(("127.0.0.1", int(kept.read_text())), backlog=_AGENTS)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=_AGENTS)
+def _create(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6())
+
+
+def listen_for_agents(settings: Settings) -> socket.socket:
+    """Listen for the hub. Where nobody chose a port, on the same as the last time, so that agents find it again."""
+    host, kept = settings.hub_host, settings.home / "hub.port"
+    if settings.hub_port:
+        return _listen(host, settings.hub_port, setting="FLEETFLOW_HUB_PORT")
+    with suppress(OSError, ValueError, OverflowError):
+        return _create(host, int(kept.read_text()))
+    listener = _listen(host, 0, setting="FLEETFLOW_HUB_PORT")
     kept.write_text(f"{listener.getsockname()[1]}\n")
     return listener
 
@@ -294,6 +301,7 @@ def main() -> int:
         return LOCKED
     _end_predecessor(settings.home)
     try:
+        prepare(settings)
         supervisor = Supervisor(settings, any_port=options.any_port, echo=options.echo)
     except FleetflowError as error:
         print(f"fleetflow: {error}", file=sys.stderr)  # noqa: T201 - whoever started us passes this line on

@@ -10,6 +10,7 @@ from hub.api.router import add_api
 from hub.hub import Hub
 from hub.join import join
 from hub.sync import sync
+from hub.watching import Watching
 from models.access import Access
 from models.settings import Settings
 from models.tokens import Tokens
@@ -28,6 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
     add_api(app, settings, access)
     app.router.routes.append(Route("/agent/v1/join", join, methods=["POST"]))
     app.router.routes.append(Route("/agent/v1/sync", sync, methods=["POST"]))
+    app.router.routes += Watching(settings, access).routes
     return app
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hub.enlister import Enlister
 from hub.lines import Line, Lines, Telling
+from hub.metrics import Metrics
 from hub.wire import Answer
 from hub.writer import Writer
 from models import bells
@@ -44,9 +45,11 @@ class Hub:
         self._size = 0
         self._rung = asyncio.Event()
         self._looking = asyncio.Lock()
+        self._looked_at = time.monotonic()
+        self.metrics = Metrics()
         self.lines = Lines()
         self.agents = Agents(access)
-        self.writer = Writer(self._exchange, lambda: bells.ring(self._home, bells.Kind.WORKER))
+        self.writer = Writer(self._exchange, lambda: bells.ring(self._home, bells.Kind.WORKER), self.metrics)
         self.enlister = Enlister(settings.home)
         self.is_closing = False
 
@@ -71,6 +74,11 @@ class Hub:
                 loop.remove_reader(bell.fileno())
                 await self.writer.aclose()
                 await asyncio.to_thread(self.enlister.close)
+
+    @property
+    def behind(self) -> float:
+        """Seconds since the last look into the database."""
+        return time.monotonic() - self._looked_at
 
     def close_lines(self) -> None:
         """Answer every poll that waits: agents come to the next hub."""
@@ -120,6 +128,7 @@ class Hub:
             agents, orders = await asyncio.to_thread(self._exchange.changes)
             self.lines.decide(agents)
             self.lines.order(orders)
+            self._looked_at = time.monotonic()
         closed = [order for order in orders if order.state is DeliveryState.CLOSED]
         if closed:
             await asyncio.to_thread(self._exchange.remove, closed)

@@ -165,6 +165,11 @@ class Lines:
         self._lines: dict[uuid.UUID, Line] = {}
         self.pending = 0
 
+    @property
+    def polls(self) -> int:
+        """How many are held now."""
+        return sum(line.waiting is not None for line in self._lines.values())
+
     def find(self, agent: uuid.UUID) -> Line | None:
         return self._lines.get(agent)
 

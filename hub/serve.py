@@ -7,10 +7,16 @@ import logging
 import socket
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
 from models.lifeline import end_with
+
+if TYPE_CHECKING:
+    import ssl
+
+    from models.settings import Settings
 
 _MIGRATION = 100.0  # seconds that the worker has to bring the database up to date
 _GOODBYE = 2  # seconds that requests under way have to end
@@ -32,13 +38,17 @@ def main(listener: int, lifeline: int) -> None:
 
 
 def serve(listener: socket.socket) -> None:
-    """Serve on this socket until a signal comes; raises `UnavailableError` where the database cannot be used."""
+    """Serve on this socket until a signal comes.
+
+    Raises `SettingsError` for a certificate that cannot be used, and `UnavailableError` where the database cannot.
+    """
     import uvicorn
 
     from hub.app import create_app
     from models.settings import Settings
 
     settings = Settings.load()
+    context = _open_context(settings, listener)
     _await_database(settings.database)
     app = create_app(settings)
 
@@ -50,8 +60,22 @@ def serve(listener: socket.socket) -> None:
     config = uvicorn.Config(
         app, loop="uvloop", http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=_GOODBYE, timeout_keep_alive=75, backlog=4096,
+        ssl_context_factory=(lambda _config, _default: context) if context else None,
     )  # fmt: skip
     Server(config).run(sockets=[listener])
+
+
+def _open_context(settings: "Settings", listener: socket.socket) -> "ssl.SSLContext | None":
+    """What the settings say; never plain HTTP beyond loopback, whatever they said when the socket was opened."""
+    from models import tls
+    from models.errors import SettingsError
+    from models.names import is_loopback
+    from models.settings import source
+
+    context = tls.open_context(settings)
+    if context is None and not is_loopback(listener.getsockname()[0]):
+        raise SettingsError(source("hub_host"), "is not what it was when the stack was started; `fleetflow down`, then start it again")
+    return context
 
 
 def _await_database(url: str) -> None:
@@ -62,11 +86,7 @@ def _await_database(url: str) -> None:
     deadline = time.monotonic() + _MIGRATION
     while True:
         try:
-            engine = database.connect(url)
-            try:
-                return database.check_version(engine)
-            finally:
-                engine.dispose()
+            return database.probe(url)
         except UnavailableError as error:
             if time.monotonic() > deadline or (isinstance(error, DatabaseVersionError) and error.newer):
                 raise

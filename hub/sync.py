@@ -31,7 +31,9 @@ async def sync(request: Request) -> Response:
     if refusal := _gate(hub, line):
         return refusal
     try:
-        said = read_sync(line.agent.id, await read(request))
+        body = await read(request)
+        began = time.monotonic()
+        said = read_sync(line.agent.id, body)
     except BodyError as error:
         return refuse(error.status, error.reason)
     except WireError as error:
@@ -46,7 +48,10 @@ async def sync(request: Request) -> Response:
     except (CrowdedError, UnavailableError) as error:
         log.warning("agent %s has to try again: %r", line.agent.name, error)
         return refuse(503, "the hub cannot store this now", retry=_BUSY)
-    return _gate(hub, line) or Response(answer.encode(), media_type="application/json")
+    response = _gate(hub, line) or Response(answer.encode(), media_type="application/json")
+    if not answer.held:
+        hub.metrics.sync.observe(time.monotonic() - began)
+    return response
 
 
 def _authenticate(hub: Hub, request: Request) -> Line | None:

@@ -3,10 +3,12 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from hub.metrics import Metrics
 from models.exchange import Exchange
 from models.groups import answer, patiently
 from models.reports import Receipt, Report
@@ -31,9 +33,10 @@ class _Pending:
 class Writer:
     """Groups reports of many agents into few commits. `on_commit` is called, in the thread, after each."""
 
-    def __init__(self, exchange: Exchange, on_commit: Callable[[], None]) -> None:
+    def __init__(self, exchange: Exchange, on_commit: Callable[[], None], metrics: Metrics) -> None:
         self._exchange = exchange
         self._on_commit = on_commit
+        self._metrics = metrics
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._waiting = 0
         self._left: _Pending | None = None
@@ -48,8 +51,11 @@ class Writer:
         self._waiting += size
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._queue.put(_Pending(report, size, done))
+        came_at = time.monotonic()
         try:
-            return await asyncio.shield(done)
+            receipt = await asyncio.shield(done)
+            self._metrics.report.observe(time.monotonic() - came_at)
+            return receipt
         finally:
             self._waiting -= size
 
@@ -84,11 +90,13 @@ class Writer:
 
     def _commit(self, group: Sequence[_Pending]) -> None:
         try:
-            receipts: Sequence[Receipt | Exception] = patiently(
-                lambda: self._exchange.take([pending.report for pending in group]), _PATIENCE
-            )
+            receipts: Sequence[Receipt | Exception] = patiently(lambda: self._take(group), _PATIENCE)
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting agent must hear of it
             receipts = [error] * len(group)
         else:
             self._on_commit()
         answer(zip((pending.done for pending in group), receipts, strict=True))
+
+    def _take(self, group: Sequence[_Pending]) -> list[Receipt]:
+        with self._metrics.transaction.time():
+            return self._exchange.take([pending.report for pending in group])

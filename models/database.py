@@ -3,6 +3,8 @@
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
@@ -29,6 +31,8 @@ def connect(url: str, *, cache_kib: int = 8192, create: bool = False) -> Engine:
     if parsed.database:
         _find(Path(parsed.database), create=create)
     engine = create_engine(parsed)
+    if parsed.database:
+        event.listen(engine, "do_connect", _open_as_it_is)
     event.listen(engine, "connect", lambda raw, _: _configure(raw, cache_kib))
     event.listen(engine, "begin", _begin)
     return engine
@@ -44,6 +48,12 @@ def _find(path: Path, *, create: bool) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise UnavailableError(f"database {path}", error.strerror or str(error)) from None
+
+
+def _open_as_it_is(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> None:
+    """A file that goes away under a running process must not come back empty for whoever connects next."""
+    arguments[0] = f"file:{quote(arguments[0])}?mode=rw"
+    options["uri"] = True
 
 
 def _configure(raw: sqlite3.Connection, cache_kib: int) -> None:
@@ -88,6 +98,15 @@ def check_version(engine: Engine) -> None:
         raise UnavailableError(f"database {_name(engine)}", _EMPTY)
     if found != VERSION:
         raise DatabaseVersionError(_name(engine), found, VERSION, newer=False)
+
+
+def probe(url: str) -> None:
+    """Ask as a newcomer: connections that are open outlive their file. Raises `UnavailableError`."""
+    engine = connect(url)
+    try:
+        check_version(engine)
+    finally:
+        engine.dispose()
 
 
 def _refuse_newer(engine: Engine, found: str | None) -> None:

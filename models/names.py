@@ -53,6 +53,11 @@ def is_ip(text: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this is a machine's name or address for itself."""
+    return ipaddress.ip_address(host).is_loopback if is_ip(host) else host == "localhost"
+
+
 def join(host: str, user: str | None = None, port: int | None = None) -> str:
     """The spelling of these parts, as ProxyJump takes it too."""
     bracketed = f"[{host}]" if ":" in host else host

@@ -1,11 +1,14 @@
 """The settings: FLEETFLOW_* in the environment, then fleetflow.toml in FLEETFLOW_HOME, then the defaults below."""
 
+import ipaddress
 import os
 import re
 import tomllib
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -13,7 +16,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from models.errors import SettingsError
-from models.values import HostKeyPolicy, OnDisconnect
+from models.names import is_loopback
+from models.values import HostKeyPolicy, HubTls, OnDisconnect
 
 PREFIX = "FLEETFLOW_"
 _NOT_SETTINGS = ("FLEETFLOW_HOME", "FLEETFLOW_SECRET_", "FLEETFLOW_ATTEMPT")
@@ -33,6 +37,26 @@ def _compiles(pattern: str) -> str:
 Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
+def _is_address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise PydanticCustomError("address", "is not an address to listen on: write 127.0.0.1, or 0.0.0.0 or :: for all") from None
+
+
+def _is_url(text: str) -> str:
+    with suppress(ValueError):
+        parts = urlsplit(text)
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+        if is_safe and parts.hostname and parts.port != 0 and not parts.query and not parts.fragment:
+            return text.rstrip("/")
+    raise PydanticCustomError("url", "is not an address that agents call: write https://HOST:PORT")
+
+
+Address = Annotated[str, AfterValidator(_is_address)]
+Url = Annotated[str, AfterValidator(_is_url)]
+
+
 def find_home() -> Path:
     """The one folder in which a stack keeps everything: FLEETFLOW_HOME, or the user's data folder."""
     named = os.environ.get("FLEETFLOW_HOME")
@@ -50,9 +74,20 @@ class Settings(BaseSettings):
     work_pool: str = Field(default="fleetflow", description="Prefect work pool that the worker serves")
     ui_port: Port = Field(default=4200, description="port of the local stack's Prefect API and UI on 127.0.0.1")
 
+    hub_host: Address = Field(default="127.0.0.1", description="address on which the hub listens; beyond loopback it speaks TLS")
     hub_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        default=0, description="port of the local stack's hub on 127.0.0.1; 0: a free one, which stays the same when the stack is restarted"
+        default=0, description="port of the hub; 0: a free one, which stays the same when the stack is restarted"
     )
+    hub_url: Url | None = Field(
+        default=None, description="address of the hub as hosts reach it; default: from its host's name and its port"
+    )
+    hub_tls: HubTls = Field(
+        default=HubTls.AUTO, description="TLS of the hub: on, off (on loopback alone), or auto: beyond loopback and where hub_cert is given"
+    )
+    hub_cert: Path | None = Field(
+        default=None, description="certificate of the hub with its chain, in PEM; default: one that it makes for itself"
+    )
+    hub_key: Path | None = Field(default=None, description="private key of that certificate, in PEM; default: in the same file")
 
     approve_hosts: int | None = Field(
         default=None, ge=0, description="hosts above which a task waits for somebody's approval; default: none"
@@ -141,6 +176,12 @@ class Settings(BaseSettings):
         return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", self.database)
 
 
+def source(key: str) -> str:
+    """Where this setting comes from, or would: its variable, or the file and the key there."""
+    variable = PREFIX + key.upper()
+    return variable if variable in os.environ else f"{find_home() / 'fleetflow.toml'}: {key}"
+
+
 def _refuse_unknown_variables() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in os.environ:
@@ -151,7 +192,5 @@ def _refuse_unknown_variables() -> None:
 def _explain(error: ValidationError) -> SettingsError:
     first = error.errors()[0]
     key = str(first["loc"][0]) if first["loc"] else "settings"
-    variable = PREFIX + key.upper()
-    source = variable if variable in os.environ else f"{find_home() / 'fleetflow.toml'}: {key}"
     reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
-    return SettingsError(source, reason)
+    return SettingsError(source(key), reason)

@@ -27,6 +27,14 @@ class HostKeyPolicy(StrEnum):
     OFF = "off"
 
 
+class HubTls(StrEnum):
+    """Whether the hub speaks TLS."""
+
+    AUTO = "auto"  # beyond loopback, and wherever a certificate is given
+    ON = "on"
+    OFF = "off"  # on loopback alone
+
+
 class OnDisconnect(StrEnum):
     """What a host does with a running command when it hears nothing of us any more."""
 

@@ -140,6 +140,7 @@ def _seconds(time: datetime | None) -> float | None:
 
 def _create(request: Request, caller: Caller, specs: list[TaskSpec]) -> list[Task]:
     requests: Requests = request.app.state.requests
-    created = requests.create(specs, caller.actor)
+    with request.app.state.hub.metrics.task_creation.time():
+        created = requests.create(specs, caller.actor)
     bells.ring(request.app.state.settings.home, bells.Kind.DISPATCHER)
     return created

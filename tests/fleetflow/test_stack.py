@@ -1,10 +1,12 @@
 """The local stack: one command starts it, it mends itself, and one command ends all of it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +20,9 @@ import pytest
 
 from fleetflow.process import Process, of_session
 from fleetflow.state import Phase, StackState, read_auth, read_state, write_state
+from fleetflow.supervisor import listen_for_agents
+from models.errors import UnavailableError
+from models.settings import Settings
 from models.store import Store
 from tests.servers.prefect import PrefectServer
 from tests.until import until
@@ -168,12 +173,27 @@ def test_down_ends_everything(stack: Home) -> None:
 
 
 def test_with_another_api_up_starts_hub_and_worker_alone_and_says_so(foreign: Home, prefect_server: PrefectServer) -> None:
+    foreign.extra["FLEETFLOW_HUB_TLS"] = "on"
     started = foreign.fleetflow("up", "-d")
     assert started.returncode == 0, started.stderr
     assert f"{prefect_server.api_url} (not ours" in started.stdout
     assert set(foreign.state.living()) == {"supervisor", "hub", "worker"}
+    _check_hub(foreign, started.stdout)
     assert foreign.fleetflow("down").returncode == 0
     assert prefect_server.get("/health") is True
+
+
+def _check_hub(home: Home, shown: str) -> None:
+    """Its hub speaks TLS, and whoever shows its address says so, with the fingerprint by which agents know it."""
+    url = home.state.hub_url
+    assert f"hub      {url}\n" in shown
+    assert url.startswith("https://127.0.0.1:")
+    on_the_wire = ssl.get_server_certificate(("127.0.0.1", int(url.rpartition(":")[2])))
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(on_the_wire)).hexdigest()
+    hub = json.loads(home.fleetflow("hub", "--json").stdout)
+    assert (hub["url"], hub["fingerprint"]) == (url, fingerprint)
+    assert f"join --hub {url} --fingerprint {fingerprint} --token " in home.fleetflow("agent", "join").stdout
+    assert "--fingerprint" not in home.fleetflow("agent", "join", "--hub", "http://localhost:1").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
@@ -241,6 +261,23 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_4(tmp_path: Path) -> Non
     assert refused.returncode == 4
     assert refused.stderr.splitlines()[-1].startswith(f"fleetflow: the local stack: port {port}: is in use by something else")
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_the_hub_listens_where_it_is_told_to_and_on_the_same_port_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    if host == "::1" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    monkeypatch.setenv("FLEETFLOW_HOME", str(tmp_path))
+    settings = Settings(hub_host=host)
+    with listen_for_agents(settings) as first:
+        found = first.getsockname()
+        with pytest.raises(UnavailableError, match=rf"port {found[1]}: is in use"):
+            listen_for_agents(Settings(hub_host=host, hub_port=found[1]))
+    assert found[0] == host
+    with listen_for_agents(settings) as again:
+        assert again.getsockname() == found
+    with pytest.raises(UnavailableError, match=r"192\.0\.2\.1 port 0: "):
+        listen_for_agents(Settings(hub_host="192.0.2.1"))
 
 
 @pytest.mark.parametrize("command", [("up", "-d"), ("up",)])

@@ -127,6 +127,13 @@ def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     refused(fleetflow(tmp_path / "file" / "home", "up", "-d"), 4, str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize("settings", [{"HUB_TLS": "off"}, {"HUB_CERT": "/no/such/file"}, {"HUB_KEY": "/no/such/file"}])
+def test_a_hub_that_may_not_listen_is_never_started(home: Path, settings: dict[str, str]) -> None:
+    environ = {f"FLEETFLOW_{name}": value for name, value in settings.items()} | {"FLEETFLOW_HUB_HOST": "0.0.0.0"}
+    refused(fleetflow(home, "up", "-d", **environ), 2, *environ.keys() - {"FLEETFLOW_HUB_HOST"})
+    assert [path.name for path in home.iterdir()] == ["hosts.yaml"], "nothing was started for it"
+
+
 def test_config_show_lists_every_setting_and_hides_secrets(home: Path) -> None:
     done = fleetflow(home, "config", "show", FLEETFLOW_SSH_PASSWORD="canary-0815", FLEETFLOW_FORKS="7")
     assert done.returncode == 0

@@ -1,15 +1,19 @@
 """The bus as the store sees it: what a dead worker left to agents, and what nobody waits for any more."""
 
+import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
+from models import figures
 from models.access import Access
 from models.agents import Agents
 from models.audit import Actor
 from models.deliveries import Body, Deliveries, Go, Post, Withdraw
-from models.exchange import Exchange
+from models.exchange import Exchange, Seen
+from models.presence import LIMITS, presence
 from models.records import Claim
 from models.reports import Report
 from models.states import AgentState, DeliveryState, ExecutionState
@@ -95,3 +99,34 @@ def test_every_decision_about_an_agent_is_seen_once(access: Access, exchange: Ex
     assert [found.state for found in exchange.changes()[0]] == [AgentState.REVOKED]
     assert exchange.changes()[0] == []
     assert Deliveries(access, OWNER).apply([Post(uuid.uuid4(), "agent1", BODY)]) == [False]
+
+
+def test_what_the_database_tells_at_any_time(store: Store, access: Access, exchange: Exchange, agent: uuid.UUID) -> None:
+    agents = Agents(access)
+    token = agents.make_token(seconds=60, uses=100, approves=True, by=TESTS)
+    ages = [ago for _, seconds in LIMITS for ago in (seconds - 5, seconds + 5)]
+    seen = {agents.join(token, name=f"age{ago}", machine="m", version="1", facts={}).id: ago for ago in ages}
+    exchange.saw([Seen(one, ago, "b", "1", None, None) for one, ago in seen.items()])
+    waiting = agents.make_token(seconds=60, uses=1, approves=False, by=TESTS)
+    agents.join(waiting, name="waits", machine="m", version="1", facts={})
+    running(store, access, exchange, agent)
+    Deliveries(access, OWNER).apply([Post(uuid.uuid4(), "agent1", BODY)])
+    ended = store.open_task(spec("h1"), OWNER)
+    store.close_task(ended.id, canceled=True, reason="enough")
+    told = figures.read(access)
+    now = time.time()
+    by_hand = Counter(presence(one.seen_at, now).value for one in agents.all([AgentState.APPROVED])) + Counter({figures.PENDING: 1})
+    assert told.agents == by_hand == {"online": 1, "stale": 2, "offline": 1, "never seen": 1, "pending": 1}
+    assert {state: number for state, number in told.deliveries.items() if number} == {"queued": 1, "go": 1}
+    assert {state: number for state, number in told.executions.items() if number} == {"running": 2}, "what has ended is not told"
+    assert told.executions_running == {"agent": 1, "other": 1}
+    assert 0 <= told.oldest < 60
+
+
+def test_what_has_ended_is_not_read_for_it(access: Access) -> None:
+    with access.reading() as connection:
+        for query, index in ((figures.COUNTERS, "ix_task_open"), (figures.RUNNING, "ix_execution_running")):
+            text = query.compile(connection.engine, compile_kwargs={"literal_binds": True})
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all()
+            assert any(index in row.detail for row in plan), plan
+            assert all(row.detail.startswith("SEARCH") or index in row.detail or "TEMP" in row.detail for row in plan), plan

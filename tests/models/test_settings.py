@@ -35,6 +35,10 @@ def test_everything_lives_in_the_home(home: Path) -> None:
         ("ssh_host_key = 'no'\n", "strict"),
         ("approve_pattern = 'rm ['\n", "approve_pattern: is not a regular expression"),
         ("approve_hosts = -1\n", "approve_hosts"),
+        ("hub_host = 'hub.example.com'\n", "hub_host: is not an address to listen on"),
+        ("hub_url = 'http://hub.example.com:80'\n", "hub_url: is not an address that agents call"),
+        ("hub_url = 'hub.example.com'\n", "hub_url"),
+        ("hub_tls = 'maybe'\n", "'auto', 'on' or 'off'"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(home: Path, text: str, word: str) -> None:

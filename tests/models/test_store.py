@@ -271,6 +271,14 @@ def test_a_database_that_is_not_there_yet_is_not_made_by_looking(tmp_path: Path)
         Store.open(f"sqlite:///{tmp_path / 'empty.db'}")
 
 
+def test_a_database_that_goes_away_does_not_come_back_empty(store: Store, tmp_path: Path) -> None:
+    store.access.engine.dispose()
+    (tmp_path / "fleetflow.db").unlink()
+    with pytest.raises(UnavailableError, match="unable to open"):
+        store.identity()
+    assert not (tmp_path / "fleetflow.db").exists()
+
+
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "odd.db").write_bytes(b"not a database at all, but long enough to look at" * 50)
     with pytest.raises(UnavailableError, match=r"odd\.db"):

@@ -1,8 +1,10 @@
 """A real hub with a database of its own, and real agent programs that call it."""
 
+import hashlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import uuid
@@ -39,8 +41,24 @@ class Hub:
     _stores: list[Store] = field(default_factory=list)  # of the executors
 
     @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"{'https' if self.speaks_tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def speaks_tls(self) -> bool:
+        """As these tests ask for it: by its setting, by a certificate, or by an address beyond loopback, on which nothing listens here."""
+        return bool(self.settings.keys() & {"FLEETFLOW_HUB_TLS", "FLEETFLOW_HUB_CERT", "FLEETFLOW_HUB_HOST"})
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the certificate that it shows."""
+        shown = ssl.get_server_certificate(("127.0.0.1", self.port))
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).hexdigest()
 
     @property
     def database(self) -> str:
@@ -95,7 +113,7 @@ class Hub:
 
     def _answers(self) -> bool:
         try:
-            return httpx.post(f"{self.url}/agent/v1/sync", timeout=1, trust_env=False).status_code == httpx.codes.UNAUTHORIZED
+            return httpx.post(f"{self.url}/agent/v1/sync", timeout=1, trust_env=False, verify=False).status_code == httpx.codes.UNAUTHORIZED
         except httpx.HTTPError:
             assert self.process
             assert self.process.poll() is None, self.log
@@ -142,12 +160,13 @@ class RealAgent:
     def log(self) -> str:
         return (self.folder.with_suffix(".log")).read_text()
 
-    def join(self, url: str, token: str) -> None:
-        done = subprocess.run(
-            [sys.executable, program.__file__, "join", "--hub", url, "--token", token, "--name", self.name, "--state", str(self.folder)],
-            capture_output=True, check=False, timeout=60,
-        )  # fmt: skip
+    def join(self, url: str, token: str, *arguments: str) -> None:
+        done = self.try_to_join(url, token, *arguments)
         assert done.returncode == 0, done.stderr
+
+    def try_to_join(self, url: str, token: str, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+        own = ["--hub", url, "--token", token, "--name", self.name, "--state", str(self.folder), *arguments]
+        return subprocess.run([sys.executable, program.__file__, "join", *own], capture_output=True, check=False, timeout=60)
 
     def start(self) -> None:
         with self.folder.with_suffix(".log").open("ab") as log:
@@ -175,7 +194,7 @@ def run_agent(hub: Hub, folder: Path, name: str = "web1", *, arguments: tuple[st
     """An approved agent."""
     agent = RealAgent(folder / name, name, arguments)
     agent.folder.parent.mkdir(parents=True, exist_ok=True)
-    agent.join(hub.url, hub.token())
+    agent.join(hub.url, hub.token(), *(("--fingerprint", hub.fingerprint) if hub.speaks_tls else ()))
     agent.start()
     try:
         yield agent

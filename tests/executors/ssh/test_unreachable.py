@@ -29,7 +29,7 @@ async def listening(serve: Serve) -> AsyncIterator[int]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(answer, "0.0.0.0", 0)  # noqa: S104 - every loopback address is a host
+    server = await asyncio.start_server(answer, "0.0.0.0", 0)  # every loopback address is a host
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
