@@ -31,7 +31,7 @@ check: setup
 bench: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r profiling/peers.lock
-	.venv/bin/python profiling/bench.py
+	.venv/bin/python profiling/bench.py $(ARGS)
 
 # Kills and cuts all that can be, for hours; ARGS="--rounds 10 --workers 10 --points 20 --cut 10" is a short one (--help lists them).
 chaos: setup
