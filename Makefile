@@ -53,10 +53,10 @@ soak: setup
 	PYTHONPATH=. .venv/bin/python profiling/soak_tasks.py --rounds "$(or $(ROUNDS),5)"
 	PYTHONPATH=. .venv/bin/python profiling/soak_worker.py --runs "$(or $(RUNS),1000)"
 
-# The pictures of Prefect's UI in docs/images, taken by the test that drives it.
+# The pictures of Prefect's UI and of the hub's pages in docs/images, taken by the tests that drive them.
 screenshots: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
-	SCREENSHOTS=docs/images .venv/bin/pytest -n0 tests/whole/test_ui.py
+	SCREENSHOTS=docs/images .venv/bin/pytest -n0 tests/whole/test_ui.py tests/hub/test_pages_browser.py
 
 setup: .venv/.ready
 

@@ -261,10 +261,16 @@ def _show(settings: Settings, state: StackState) -> None:
         typer.echo(f"UI       {state.ui_url}")
         typer.echo(f"log in   {login} (the whole line, user and password; it is kept in {settings.home / 'prefect.auth'})")
     typer.echo(f"hub      {state.hub_url}")
+    typer.echo(f"pages    {_pages(settings, state)} (a token opens them: fleetflow token create NAME)")
     for name, process in state.living().items():
         restarts = state.restarts.get(name, 0)
         typer.echo(f"{name:<15}process {process.pid}" + (f", restarts: {restarts}" if restarts else ""))
     typer.echo(f"home     {settings.home}")
+
+
+def _pages(settings: Settings, state: StackState) -> str:
+    """Where people look at tasks and the fleet."""
+    return f"{(settings.hub_url or state.hub_url).rstrip('/')}/tasks"
 
 
 def _report(settings: Settings, state: StackState | None) -> dict[str, Any]:
@@ -277,6 +283,7 @@ def _report(settings: Settings, state: StackState | None) -> dict[str, Any]:
         "api_url": state.api_url if state and running else settings.prefect_api_url,
         "ui_url": state.ui_url if state and running else None,
         "hub_url": state.hub_url if state and running else None,
+        "pages_url": _pages(settings, state) if state and running else None,
         "auth_file": None if settings.prefect_api_url else str(settings.home / "prefect.auth"),
         "foreign_api": bool(settings.prefect_api_url),
         "work_pool": settings.work_pool,

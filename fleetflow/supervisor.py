@@ -145,7 +145,7 @@ class Supervisor:
             descriptors.append(self._listener.fileno())
         child.popen = subprocess.Popen(
             child.command,
-            env=environment | {"FLEETFLOW_HOME": str(self._home)},
+            env=environment | {"FLEETFLOW_HOME": str(self._home), "FLEETFLOW_HUB_URL": self._settings.hub_url or self._state.hub_url},
             cwd=self._home,  # Prefect reads prefect.toml and .env where it stands
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,

@@ -13,15 +13,21 @@ from models.records import Execution, Task
 logger = logging.getLogger(__name__)
 
 
-async def publish(task: Task, executions: Sequence[Execution]) -> None:
-    """Create the results table and the summary page of a task. The store has the truth: a failure here is only logged."""
+async def publish(task: Task, executions: Sequence[Execution], hub_url: str | None) -> None:
+    """Create the results table and the summary page of a task, with links to its page at this hub, where there is one.
+
+    The store has the truth: a failure here is only logged.
+    """
+    page = summary.link(task, hub_url)
     try:
         await acreate_table_artifact(
             key="fleetflow-results",
             table=_bounded(summary.rows(executions)),
-            description=f"Task {task.id}: {summary.sentence(task, executions)}",
+            description=f"{page}: {summary.sentence(task, executions)}",
         )
-        await acreate_markdown_artifact(key="fleetflow-summary", markdown=summary.page(task, executions), description=literal(task.name))
+        await acreate_markdown_artifact(
+            key="fleetflow-summary", markdown=summary.page(task, executions, hub_url), description=f"{page}: {literal(task.name)}"
+        )
     except Exception as error:  # noqa: BLE001 - whatever keeps Prefect from taking a page, the task's end stands
         logger.warning("the artifacts of task %d could not be published: %s", task.id, error)
 

@@ -105,7 +105,7 @@ async def _conclude(
         sentence = f"{sentence} ({unstarted})"
     log.info("Task %d: %s", task.id, sentence)
     events.task_ended(task, sentence)
-    await artifacts.publish(task, executions)
+    await artifacts.publish(task, executions, context.settings.hub_url)
     return task, sentence
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
+from flows import summary
 from flows.context import Context
 from flows.markdown import literal
 from models.records import Task
@@ -37,7 +38,9 @@ async def _show(context: Context, task: Task, over: asyncio.Event) -> None:
     try:
         shown = await _done(context, task)
         artifact = await acreate_progress_artifact(
-            progress=shown, key="fleetflow-progress", description=f"Task {task.id}: {literal(task.name)}"
+            progress=shown,
+            key="fleetflow-progress",
+            description=f"{summary.link(task, context.settings.hub_url)}: {literal(task.name)}",
         )
         while not await _is_over(over):
             done = await _done(context, task)

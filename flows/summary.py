@@ -72,7 +72,12 @@ def rows(executions: Iterable[Execution]) -> list[dict[str, object]]:
     ]
 
 
-def page(task: Task, executions: Sequence[Execution]) -> str:
+def link(task: Task, hub_url: str | None) -> str:
+    """`Task 42`, in Markdown, as a link to its page at this hub, where there is one."""
+    return f"[Task {task.id}]({hub_url.rstrip('/')}/tasks/{task.id})" if hub_url else f"Task {task.id}"
+
+
+def page(task: Task, executions: Sequence[Execution], hub_url: str | None) -> str:
     """A task as a short Markdown page."""
     lines = [f"# Task {task.id}: {task.state}", "", sentence(task, executions), "", "```sh", *_fenced(task.command.script), "```", ""]
     lines += ["| state | hosts | names |", "| --- | ---: | --- |"]
@@ -80,7 +85,8 @@ def page(task: Task, executions: Sequence[Execution]) -> str:
         hosts = [execution.host for execution in executions if execution.state is state]
         if hosts:
             lines.append(f"| {state} | {len(hosts)} | {fold(hosts).replace('|', chr(92) + '|')[:2000]} |")
-    lines += ["", f"Target `{task.target}`. `fleetflow task output {task.id}` shows what the hosts printed."]
+    shown = f"{link(task, hub_url)} and `fleetflow task output {task.id}` show" if hub_url else f"`fleetflow task output {task.id}` shows"
+    lines += ["", f"Target `{task.target}`. {shown} what the hosts printed."]
     return "\n".join(lines)
 
 

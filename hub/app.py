@@ -9,9 +9,11 @@ from starlette.routing import Route
 from hub.api.router import add_api
 from hub.hub import Hub
 from hub.join import join
+from hub.pages.routes import add_pages
 from hub.sync import sync
 from hub.watching import Watching
 from models.access import Access
+from models.current import CurrentInventory
 from models.settings import Settings
 from models.tokens import Tokens
 
@@ -26,10 +28,12 @@ def create_app(settings: Settings) -> FastAPI:
     access = Access.open(settings.database, cache_kib=_CACHE)
     app = FastAPI(title="fleetflow", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json", lifespan=_lifespan)
     app.state.settings, app.state.access, app.state.tokens = settings, access, Tokens(access)
+    app.state.inventory = CurrentInventory(settings.home, settings.ssh_config.expanduser())
     add_api(app, settings, access)
     app.router.routes.append(Route("/agent/v1/join", join, methods=["POST"]))
     app.router.routes.append(Route("/agent/v1/sync", sync, methods=["POST"]))
     app.router.routes += Watching(settings, access).routes
+    add_pages(app)
     return app
 
 

@@ -30,4 +30,4 @@ def _text(request: Request) -> str:
 
 def actor(request: Request, token: Token) -> Actor:
     """Who the audit trail says did it."""
-    return Actor(f"token {token.name}", request.client.host if request.client else "nobody")
+    return Actor(token.holder, request.client.host if request.client else "nobody")

@@ -149,6 +149,12 @@ def listed(connection: Connection, chosen: Sequence[ColumnElement[bool]], limit:
     return [_agent(row) for row in connection.execute(_AGENTS.where(*chosen).order_by(AgentRow.name, AgentRow.joined_at).limit(limit))]
 
 
+def living(connection: Connection, name: str) -> Agent | None:
+    """The agent that has this name now."""
+    row = connection.execute(_AGENTS.where(AgentRow.name == name, AgentRow.state.in_(_LIVING))).one_or_none()
+    return _agent(row) if row else None
+
+
 def changed(connection: Connection, seen: int) -> list[tuple[int, Agent]]:
     """The agents about which something was decided after the bus's count `seen`, each with its own count."""
     return [(row.changed, _agent(row)) for row in connection.execute(_AGENTS.where(AgentRow.changed > seen))]

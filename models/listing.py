@@ -63,7 +63,7 @@ class Listing:
     def output(self, attempt_id: int, stream: Stream, offset: int, limit: int) -> Slice:
         """A part of a stream."""
         with self._access.reading() as connection:
-            return slices.read(connection, attempt_id, stream, offset, limit)
+            return slices.part(connection, attempt_id, stream, offset, limit)
 
     def task_counts(self, since: float) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """How many tasks that were created since then are in each state, and how many of their executions."""

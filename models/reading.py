@@ -154,6 +154,11 @@ def ended_since(connection: Connection, task_id: int, since: float, limit: int) 
     return [_execution(row) for row in rows]
 
 
+def executions_of(connection: Connection, ids: Iterable[int]) -> list[Execution]:
+    """The executions with these ids, in the order of their targets."""
+    return [_execution(row) for row in connection.execute(_EXECUTION.where(ExecutionRow.id.in_(list(ids))))]
+
+
 def _of_task(connection: Connection, select_them: Select[Any], task_id: int, host: str | None) -> list[Execution]:
     query = select_them.where(ExecutionRow.task_id == task_id)
     rows = connection.execute(query if host is None else query.where(ExecutionRow.host == host)).all()

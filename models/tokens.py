@@ -17,6 +17,7 @@ from models.agents import digest
 from models.audit import Actor
 from models.errors import NotFoundError, UsageError
 from models.names import GROUP
+from models.records import Task, TaskLine
 from models.tables import ApiTokenRow
 
 _MARK = "fleetflow_"  # by which people and scanners see what it is
@@ -54,6 +55,15 @@ class Token:
     created_by: str
     expires_at: float | None
     revoked_at: float | None
+
+    @property
+    def holder(self) -> str:
+        """What tasks and the audit trail call whoever has it."""
+        return f"token {self.name}"
+
+    def sees(self, task: Task | TaskLine) -> bool:
+        """Whether a task is its business: with a scope, its own alone, and none of a former token of its name."""
+        return self.scope is None or (task.created_by == self.holder and task.created_at >= self.created_at)
 
     def is_good(self, now: float) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

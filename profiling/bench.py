@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bench_ends
+import bench_pages
 import bench_ssh
 import bench_store
 import bench_trigger
@@ -18,6 +19,7 @@ PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "ssh": bench_ssh.measure,
     "trigger": bench_trigger.measure,
     "ends": bench_ends.measure,
+    "pages": bench_pages.measure,
 }
 
 

@@ -1,6 +1,5 @@
 """Turns what somebody wants into a task, checked as the command line and the flow check it."""
 
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from hub.api.roles import Caller
 from hub.api.shapes import NewTask
 from models.commands import check_limits
 from models.credentials import check_name
+from models.current import CurrentInventory
 from models.errors import UsageError
 from models.inventory import Inventory
 from models.parameters import options_of, read_command, read_rules, run_name
@@ -25,34 +25,27 @@ _COMMAND = {
 _RULES = {
     "forks", "waves", "wave_pause", "max_failures", "ignore_unreachable", "retries", "retry_delay", "deadline", "order", "pick",
 }  # fmt: skip
-_FRESH = 1.0  # seconds that an inventory is used again
 
 
 class ScopeError(UsageError):
     """More than the scope of a token allows."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Desk:
     """Takes what is asked for. One a hub; any thread."""
 
     settings: Settings
-    _inventory: Inventory | None = None
-    _read_at: float = 0.0
-
-    def inventory(self) -> Inventory:
-        """The hosts that are known, as of a second ago at most; raises `InventoryError`."""
-        now = time.monotonic()
-        if self._inventory is None or now - self._read_at > _FRESH:
-            self._inventory = Inventory.load(self.settings.home, self.settings.ssh_config.expanduser())
-            self._read_at = now
-        return self._inventory
+    current: CurrentInventory
 
     def specify(self, asked: Sequence[NewTask], caller: Caller, key: str | None, *, retry_of: int | None = None) -> list[TaskSpec]:
         """The tasks that these ask for; raises `UsageError`, `NoHostsError`, `ScopeError`."""
-        inventory = self.inventory()
         stem = f"{caller.token.id}:{key}" if key else uuid.uuid4().hex
-        return [self._specify(one, inventory, caller, f"{stem}:{number}", retry_of) for number, one in enumerate(asked)]
+
+        def specify(inventory: Inventory) -> list[TaskSpec]:
+            return [self._specify(one, inventory, caller, f"{stem}:{number}", retry_of) for number, one in enumerate(asked)]
+
+        return self.current.ask(specify)
 
     def _specify(self, asked: NewTask, inventory: Inventory, caller: Caller, key: str, retry_of: int | None) -> TaskSpec:
         if caller.scope is not None and retry_of is None:
@@ -72,7 +65,7 @@ class Desk:
             policy=policy,
             options=options_of(given, _USUAL),
             retry_of=retry_of,
-            created_by=caller.name,
+            created_by=caller.token.holder,
             request_key=key,
         )
 

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from hub.api.asking import Desk
 from hub.api.roles import BASE, Caller, Known
 from hub.api.shapes import AgentName, AgentPage, AgentShown, HostName, HostPage, HostShown, JoinToken, Limit, MadeToken, Word
 from hub.enlister import Enlister
 from hub.hub import Hub
 from models import bells
+from models.current import CurrentInventory
 from models.listing import Listing
 from models.ranges import natural
 from models.states import AgentState
@@ -32,8 +32,8 @@ def list_hosts(
 ) -> HostPage:
     """List the hosts of the inventory, by name."""
     del caller
-    desk: Desk = request.app.state.desk
-    inventory = desk.inventory()
+    current: CurrentInventory = request.app.state.inventory
+    inventory = current.get()
     begin = natural(after)
     fitting = (host for host in inventory.known() if natural(host.name) > begin and _fits(host, name, group, tag))
     found = list(itertools.islice(fitting, limit))
@@ -44,8 +44,8 @@ def list_hosts(
 def show_host(request: Request, caller: Known, host: HostName) -> HostShown:
     """Show a host of the inventory."""
     del caller
-    desk: Desk = request.app.state.desk
-    inventory = desk.inventory()
+    current: CurrentInventory = request.app.state.inventory
+    inventory = current.get()
     return HostShown.of(inventory.find(host), inventory)
 
 

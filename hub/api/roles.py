@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 
 from hub.auth import actor
 from models.audit import Actor, Audit
-from models.records import Task, TaskLine
 from models.tokens import Role, Scope, Token
 
 log = logging.getLogger(__name__)
@@ -51,17 +50,8 @@ class Caller:
     actor: Actor
 
     @property
-    def name(self) -> str:
-        """What the tasks that it creates say of who wanted them."""
-        return self.actor.who
-
-    @property
     def scope(self) -> Scope | None:
         return self.token.scope
-
-    def may_see(self, task: Task | TaskLine) -> bool:
-        """Whether a task is its business: who has a scope sees its own alone, and none of a former token of its name."""
-        return self.scope is None or (task.created_by == self.name and task.created_at >= self.token.created_at)
 
 
 def authorize(request: Request) -> Caller:

@@ -22,7 +22,7 @@ def add_api(app: FastAPI, settings: Settings, access: Access) -> None:
     """Serve the API from this database."""
     state = app.state
     state.store, state.listing, state.requests, state.audit = Store(access), Listing(access), Requests(access), Audit(access)
-    state.desk, state.streams = Desk(settings), Streams()
+    state.desk, state.streams = Desk(settings, state.inventory), Streams()
     for room in _ROOMS:
         app.include_router(room.router, dependencies=[Depends(authorize)], responses=RESPONSES)
     add_handlers(app)

@@ -60,7 +60,7 @@ def list_tasks(
     listing: Listing = request.app.state.listing
     wanted = Wanted(state=state, host=host, name=name, created_by=created_by, since=_seconds(since), until=_seconds(until))
     if caller.scope is not None:
-        wanted = replace(wanted, created_by=caller.name, since=max(wanted.since or 0.0, caller.token.created_at))
+        wanted = replace(wanted, created_by=caller.token.holder, since=max(wanted.since or 0.0, caller.token.created_at))
     found = listing.tasks(wanted, limit, before)
     return TaskPage(items=[TaskShown.of(task) for task in found], next=found[-1].id if len(found) == limit else None)
 
@@ -129,7 +129,7 @@ def find_task(request: Request, caller: Caller, number: int) -> Task:
     """A task that the caller may see; raises `NotFoundError`."""
     store: Store = request.app.state.store
     task = store.task(number)
-    if not caller.may_see(task):
+    if not caller.token.sees(task):
         raise NotFoundError("task", number)
     return task
 

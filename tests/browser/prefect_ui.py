@@ -109,6 +109,12 @@ class PrefectUI:
         expect(rows.nth(1)).to_be_visible()
         return [row.get_by_role("cell").all_inner_texts() for row in rows.all()[1:]]
 
+    def link(self, name: str) -> str:
+        """Where a link on the page that is open leads."""
+        found = self.page.get_by_role("link", name=name, exact=True).first
+        expect(found).to_be_visible()
+        return found.get_attribute("href") or ""
+
     def cancel(self) -> None:
         """Cancel the run that is open, and say so twice."""
         self._choose_action("Cancel")

@@ -125,6 +125,7 @@ def test_status_says_what_runs_and_how_to_log_in(stack: Home) -> None:
     shown = stack.fleetflow("status")
     assert shown.returncode == 0
     assert stack.state.ui_url in shown.stdout
+    assert f"{stack.state.hub_url}/tasks" in shown.stdout
     assert str(read_auth(stack.path)) in shown.stdout
     report = stack.status()
     assert (report["running"], report["phase"], report["worker"]["pid"]) == (True, "ready", stack.state.children["worker"].pid)

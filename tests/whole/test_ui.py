@@ -80,6 +80,8 @@ def test_the_form_explains_each_field_and_a_run_shows_its_results(ui: PrefectUI,
     ui.open_artifact("fleetflow-results", _results(stack, run))
     assert [row[:3] for row in ui.table()] == [[f"web0{number}", "succeeded", "0"] for number in (1, 2, 3)]
     assert stack.ended(run)["state"]["message"] == "3 hosts succeeded"
+    task = stack.newest().id
+    assert ui.link(f"Task {task}") == f"{stack.status['pages_url']}/{task}"
 
 
 def test_hosts_that_went_wrong_come_first(ui: PrefectUI, stack: Stack, shoot: Callable[[str], None]) -> None:
