@@ -27,7 +27,7 @@ from tests.servers.sshd import run_sshd
 from tests.stacks import run_stack
 from tests.troubles import run_agents, trouble
 
-_AGENTS = 10
+_AGENTS = 50
 _QUIET = 6  # points beyond a process's last call kill nobody: so many in a row are the end of a series
 
 
@@ -136,7 +136,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=300, help="of killed clients")
     parser.add_argument("--workers", type=int, default=300, help="rounds of killed workers")
-    parser.add_argument("--agents", type=int, default=20, help=f"rounds of {_AGENTS} agents in trouble")
+    parser.add_argument("--agents", type=int, default=10, help=f"rounds of {_AGENTS} agents in trouble")
     parser.add_argument("--hosts", type=int, default=50, help="in each of these rounds")
     parser.add_argument("--points", type=int, default=100, help="the last call of each kind at which a process is killed")
     parser.add_argument("--cut", type=float, default=60, help="seconds of the silent cut")

@@ -243,6 +243,29 @@ async def test_a_hub_that_is_killed_knows_everything_again(executor: ByAgent, en
     await asyncio.wait({waiting.task})
 
 
+async def test_an_agent_moves_between_hubs_at_any_time(executor: ByAgent, enrol: Enrol, hub: Hub) -> None:
+    agent = await enrol("mover")
+    other = Hub(hub.home)
+    other.start()
+    try:
+        async with httpx.AsyncClient(base_url=other.url, timeout=60, trust_env=False) as there:
+            here, run = agent.client, Run(executor, "mover")
+            assert (await agent.until("commands"))["commands"][0]["id"] == run.id
+            agent.client, agent.known[run.id] = there, "held"
+            await agent.sync(held=[run.id])
+            assert (await agent.until("go"))["go"] == [run.id]
+            agent.client, agent.known[run.id] = here, "running"
+            await agent.sync(accepted=[run.id], output=[piece(run.id, 0, b"he")])
+            agent.client = there
+            await agent.sync(output=[piece(run.id, 2, b"re")], done=[done(run.id, 4)])
+            agent.client = here
+            await agent.sync(output=[piece(run.id, 2, b"re")], done=[done(run.id, 4)])  # once more: the answer was lost
+            assert await run.end() == Result(exit_code=0)
+            assert run.sink.stdout == b"here"
+    finally:
+        other.close()
+
+
 async def test_no_secret_stands_in_the_database_in_clear(
     executor: ByAgent, enrol: Enrol, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
