@@ -16,13 +16,14 @@ from fleetflow.interrupts import Interrupts
 from fleetflow.results import Printer, to_stderr, to_stdout
 from fleetflow.text import inert
 from fleetflow.who import user
-from models import commands, scripts
+from models import commands
 from models.credentials import check_name
 from models.errors import UnavailableError, UsageError
+from models.parameters import COMMAND, read_command
 from models.policy import Order, read_policy
 from models.settings import Settings
 from models.tags import Tag
-from models.values import Command, ExecutorKind, HostKeyPolicy, OnDisconnect
+from models.values import ExecutorKind, HostKeyPolicy, OnDisconnect
 
 if TYPE_CHECKING:  # each of these costs a tenth of a second or more, and waits until it is needed
     from fleetflow.client import Prefect
@@ -153,24 +154,13 @@ def run(
 def _check(settings: Settings, asked: Mapping[str, Any]) -> int:
     """The number of hosts; raises `UsageError` for what the flow would refuse, before anything is started or stored for it."""
     given = asked.get
-    script = given("script", "")
-    user, password = commands.become(given("become", False), given("become_user", ""), given("become_password", ""))
-    command = Command(
-        script=given("command", script),
-        env=commands.parse_env(given("env", ())),
-        cwd=given("cwd"),
-        timeout=given("timeout"),
-        become=user,
-        become_password=password,
-        umask=given("umask"),
-        interpreter=scripts.interpreter(script, given("interpreter", "")) if "script" in asked else (),
-        arguments=tuple(given("arguments", ())),
-    )
+    if not given("script", "x").strip():
+        raise UsageError("the script is empty")
+    read_command(settings, **{name: asked[name] for name in COMMAND & asked.keys()})
     if "interpreter" in asked and "script" not in asked:
         raise UsageError("--interpreter is for a script; a command is read by /bin/sh")
     if "credentials" in asked:
         check_name(asked["credentials"])
-    commands.check(command)
     commands.check_limits(given("forks", settings.forks), given("connect_timeout", settings.connect_timeout))
     hosts = check_target(settings, given("target", ""))
     scriptfile.check_size(asked)

@@ -1,6 +1,7 @@
 """The parameters of the flow `run-command`, as the command line, the REST API and Prefect's forms fill them in; and the way back."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from models import commands, scripts
@@ -21,20 +22,20 @@ def run_name(what: str, target: str) -> str:
 def read_command(
     settings: Settings,
     *,
-    command: str,
-    script: str,
-    interpreter: str,
-    arguments: Sequence[str],
-    env: Sequence[str],
-    cwd: str,
-    stdin: str,
-    stdin_encoding: str,
-    timeout: float | None,
-    become: bool,
-    become_user: str,
-    become_password: str,
-    umask: str,
-    on_disconnect: str,
+    command: str = "",
+    script: str = "",
+    interpreter: str = "",
+    arguments: Sequence[str] = (),
+    env: Sequence[str] = (),
+    cwd: str = "",
+    stdin: str = "",
+    stdin_encoding: str = "text",
+    timeout: float | None = None,
+    become: bool = False,
+    become_user: str = "root",
+    become_password: str = "",
+    umask: str = "",
+    on_disconnect: str = "configured",
 ) -> Command:
     """The command that these parameters stand for, checked; raises `UsageError`."""
     as_user, password = commands.become(become, become_user, become_password)
@@ -53,6 +54,9 @@ def read_command(
     )
     commands.check(found)
     return found
+
+
+COMMAND = frozenset(name for name, parameter in signature(read_command).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def read_rules(settings: Settings, *, forks: int | None, **rules: Any) -> Policy:

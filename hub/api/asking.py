@@ -11,17 +11,13 @@ from models.credentials import check_name
 from models.current import CurrentInventory
 from models.errors import UsageError
 from models.inventory import Inventory
-from models.parameters import options_of, read_command, read_rules, run_name
+from models.parameters import COMMAND, options_of, read_command, read_rules, run_name
 from models.records import TaskSpec
 from models.settings import Settings
 from models.targets import resolve
 
 _USUAL = {name: field.default for name, field in NewTask.model_fields.items()}
 _OF_SCOPE = {"target", "command"}  # what a token with a scope may say
-_COMMAND = {
-    "command", "script", "interpreter", "arguments", "env", "cwd", "stdin", "stdin_encoding", "timeout", "become", "become_user",
-    "become_password", "umask", "on_disconnect",
-}  # fmt: skip
 _RULES = {
     "forks", "waves", "wave_pause", "max_failures", "ignore_unreachable", "retries", "retry_delay", "deadline", "order", "pick",
 }  # fmt: skip
@@ -59,7 +55,7 @@ class Desk:
         check_limits(policy.forks, self.settings.connect_timeout if asked.connect_timeout is None else asked.connect_timeout)
         return TaskSpec(
             name=run_name(asked.command or asked.script_name or "script", asked.target),
-            command=read_command(self.settings, **{name: given[name] for name in _COMMAND}),
+            command=read_command(self.settings, **{name: given[name] for name in COMMAND}),
             target=asked.target,
             hosts=policy.choose([host.name for host in resolve(asked.target, inventory)]),
             policy=policy,
