@@ -23,7 +23,7 @@ from models.parameters import COMMAND, read_command
 from models.policy import Order, read_policy
 from models.settings import Settings
 from models.tags import Tag
-from models.values import ExecutorKind, HostKeyPolicy, OnDisconnect
+from models.values import ExecutorKind, Host, HostKeyPolicy, OnDisconnect
 
 if TYPE_CHECKING:  # each of these costs a tenth of a second or more, and waits until it is needed
     from fleetflow.client import Prefect
@@ -190,13 +190,18 @@ def _existing(identity: Path) -> Path:
 
 def check_target(settings: Settings, target: str) -> int:
     """How many hosts the target has, as far as this machine can know; raises `UsageError` or `NoHostsError` as the worker would."""
+    return len(find_target(settings, target))
+
+
+def find_target(settings: Settings, target: str) -> tuple[Host, ...]:
+    """The hosts of the target, as far as this machine can know; raises as `check_target` does."""
     from models import targets
     from models.inventory import Inventory
 
     if settings.prefect_api_url:
         targets.check_syntax(target)  # the inventory is the worker's, which may be another machine's
-        return 0
-    return len(targets.resolve(target, Inventory.load(settings.home, settings.ssh_config.expanduser())))
+        return ()
+    return targets.resolve(target, Inventory.load(settings.home, settings.ssh_config.expanduser()))
 
 
 def send(settings: Settings, parameters: dict[str, Any], printer: Printer, *, wait: bool, tags: Sequence[str] = ()) -> int:

@@ -20,6 +20,8 @@ from models.access import Access
 from models.agents import Agents
 from models.errors import FleetflowError
 from models.exchange import Exchange
+from models.presence import OFFLINE_AFTER
+from models.ranges import fold
 from models.sealing import Seal
 from models.settings import Settings
 from models.states import DeliveryState
@@ -28,8 +30,10 @@ log = logging.getLogger(__name__)
 
 _LOOK = 0.5  # seconds between looks into the database that nobody rang for
 _REST = 0.005  # seconds between two looks at least
+_COMPANY = 0.05  # seconds in which those come together who want a look: strangers may ask often
 _SAW = 10.0  # seconds between the writing down of who was seen, at most
 _SWEEP = 10.0  # seconds
+_NAMES = 1000  # characters of a line that names agents
 _BODIES = 64 * 1024 * 1024  # bytes of commands that are kept for their next hosts
 
 
@@ -40,6 +44,7 @@ class Hub:
         seal = Seal(settings.home)
         self._home: Path = settings.home
         self._exchange = Exchange(access, seal.close, seal.open)
+        self._output_limit = settings.output_limit
         self._saw_every = min(_SAW, settings.lost_after / 3)
         self._bodies: OrderedDict[uuid.UUID, bytes] = OrderedDict()
         self._size = 0
@@ -47,6 +52,7 @@ class Hub:
         self._looking = asyncio.Lock()
         self._looked_at = time.monotonic()
         self.metrics = Metrics()
+        self._wanted: asyncio.Future[None] | None = None  # a look that has not begun
         self.lines = Lines()
         self.agents = Agents(access)
         self.writer = Writer(self._exchange, lambda: bells.ring(self._home, bells.Kind.WORKER), self.metrics)
@@ -89,6 +95,17 @@ class Hub:
         """Read the database until this agent is known, whom it has."""
         if self.lines.find(agent) is None:
             await self._look(unless=agent)
+
+    async def look(self) -> None:
+        """Read what is new, by a look that begins from now on; all who want one at the same time share it."""
+        if self._wanted is None:
+            self._wanted = asyncio.ensure_future(self._look_for_all())
+        await asyncio.shield(self._wanted)
+
+    async def _look_for_all(self) -> None:
+        await asyncio.sleep(_COMPANY)
+        self._wanted = None
+        await self._look()
 
     async def fill(self, line: Line, answer: Answer) -> None:
         """Put into an answer what its agent is to be told."""
@@ -137,9 +154,21 @@ class Hub:
         seen = self.lines.seen(time.monotonic() - self._saw_every - 1)
         if seen:
             await asyncio.to_thread(self._exchange.saw, seen)
+        came, silent = self.lines.turned(time.monotonic(), OFFLINE_AFTER)
+        if came or silent:
+            await asyncio.to_thread(self._turn, came, silent)
+
+    def _turn(self, came: list[uuid.UUID], silent: list[uuid.UUID]) -> None:
+        here, gone = self._exchange.turn(came, silent, OFFLINE_AFTER)
+        for names, what in ((here, "online"), (gone, f"offline, not heard of for {OFFLINE_AFTER:g} s")):
+            if names:
+                log.info("agents %s: %s", what, fold(names)[:_NAMES])
 
     async def _sweep(self) -> None:
         await asyncio.to_thread(self._exchange.sweep)
+        more = True
+        while more:
+            more = await asyncio.to_thread(self._exchange.correct, self._output_limit)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

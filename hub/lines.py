@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -20,6 +20,9 @@ from models.states import AgentState, DeliveryState
 
 _REPEAT = 5.0  # seconds after which an agent is told again what it has not answered
 _FORMER = 8  # sessions that an agent is remembered to have had before
+_ALIVE = 45.0  # seconds since it was heard in which a session may well be alive: a poll is held for 30
+_SILENCE = 5.0  # seconds in which a session that lives answers, when its poll has been
+_DOUBT = 60.0  # seconds that a doubt is remembered
 
 
 class Telling(StrEnum):
@@ -38,7 +41,18 @@ _TELLING = {DeliveryState.QUEUED: Telling.COMMAND, DeliveryState.GO: Telling.GO,
 class _Todo:
     telling: Telling
     body: uuid.UUID
+    order: int = 0  # of the delivery
     told_at: float = 0.0
+
+
+class Whose(StrEnum):
+    """Whose words a message is."""
+
+    OWN = "own"
+    LATE = "late"  # its own, with a credential that it has replaced meanwhile
+    OTHER = "other"  # another process on the same machine, which has been replaced
+    COPY = "copy"  # another machine
+    DOUBT = "doubt"  # to be seen
 
 
 @dataclass(eq=False, slots=True)
@@ -51,21 +65,25 @@ class Line:
     version: str = ""
     free: int = 0
     heard_at: float = 0.0
+    is_there: bool = False  # as far as this hub has noted
+    missed_at: float = field(default_factory=time.monotonic)  # when it was last found silent
     telemetry: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] | None = None
     todo: dict[uuid.UUID, _Todo] = field(default_factory=dict)
     forgotten: list[uuid.UUID] = field(default_factory=list)  # told in the last answer, which may not have arrived
-    former: deque[str] = field(default_factory=lambda: deque(maxlen=_FORMER))
+    former: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_FORMER))  # with their boots
+    doubt: tuple[str, float] | None = None  # the session that may be a copy's, and since when
     waiting: asyncio.Future[None] | None = None
 
     def hear(self, sync: Sync, now: float) -> None:
         """Take in who speaks, and how it is."""
+        former = self.boot
         self.boot, self.version, self.free, self.heard_at = sync.boot, sync.version, sync.free, now
         self.telemetry = sync.telemetry or self.telemetry
         self.facts = sync.facts or self.facts
         if sync.session != self.session and sync.report.known is not None:
             if self.session:
-                self.former.append(self.session)
+                self.former.append((self.session, former))
             self.session = sync.session
             self._tell_again()
         if sync.again:
@@ -77,12 +95,57 @@ class Line:
         """Whether this session must say first what it knows."""
         return sync.session != self.session
 
+    def judge(self, sync: Sync, now: float, *, is_former: bool, held: Iterable[Agent]) -> Whose:
+        """Whose words these are; `is_former` says that they came with a credential that was replaced, `held` are the known copies.
+
+        Two machines of one identity are told apart by their machine-id, else by their boots: of a machine that was started anew, the
+        session before is silent. One that is not was there first.
+        """
+        boot = dict(self.former).get(sync.session)
+        if is_former:
+            return Whose.LATE if boot is not None or sync.session == self.session else Whose.COPY
+        if sync.session == self.session:
+            return Whose.OWN
+        if boot is not None:
+            return Whose.OTHER if boot == self.boot else self._go_back(sync.session, boot)
+        machine = sync.machine or self.agent.machine
+        if machine != self.agent.machine or any((copy.machine, copy.boot) == (machine, sync.boot) for copy in held):
+            return Whose.COPY
+        if sync.report.known is None or not self.session or sync.boot == self.boot or now - self.heard_at > _ALIVE:
+            return Whose.OWN
+        return self._doubt(sync.session, now)
+
+    def _go_back(self, session: str, boot: str) -> Whose:
+        """The session that took over came later, from another machine: it will be held when it speaks again."""
+        self.former = deque((one for one in self.former if one[0] != session), maxlen=_FORMER)
+        self.session, self.boot = session, boot
+        self._tell_again()
+        return Whose.OWN
+
+    def _doubt(self, session: str, now: float) -> Whose:
+        """Have the session before say that it lives, by answering its poll; or take its silence for an answer."""
+        if self.doubt is None or self.doubt[0] != session or now - self.doubt[1] > _DOUBT:
+            self.doubt = session, now
+            self.wake()
+            return Whose.DOUBT
+        if self.heard_at > self.doubt[1]:
+            return Whose.COPY
+        return Whose.DOUBT if now - self.doubt[1] < _SILENCE else Whose.OWN
+
+    def renewed(self, digest: str) -> None:
+        """The agent has used its next credential."""
+        agent = self.agent
+        if agent.next_digest == digest:
+            self.agent = replace(
+                agent, digest=digest, former_digest=agent.digest, next_digest=None, rotating=False, generation=agent.generation + 1
+            )
+
     def order(self, order: Order) -> None:
         """Have the agent told what a worker wants."""
         telling = Telling.CANCEL if order.canceled and order.state is not DeliveryState.CLOSED else _TELLING[order.state]
         known = self.todo.get(order.attempt)
         if known is None or known.telling is not telling:
-            self.todo[order.attempt] = _Todo(telling, order.body)
+            self.todo[order.attempt] = _Todo(telling, order.body, order.id)
             self.wake()
 
     def heed(self, report: Report, receipt: Receipt) -> None:
@@ -101,7 +164,7 @@ class Line:
     def due(self, now: float) -> Iterator[tuple[uuid.UUID, _Todo]]:
         """What is to be told now, in the order of the deliveries; no more commands than the agent can take."""
         free = self.free
-        for attempt, todo in self.todo.items():
+        for attempt, todo in sorted(self.todo.items(), key=lambda item: item[1].order):
             if todo.told_at + _REPEAT > now:
                 continue
             if todo.telling is Telling.COMMAND:
@@ -163,6 +226,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[uuid.UUID, Line] = {}
+        self._copies: dict[uuid.UUID, dict[uuid.UUID, Line]] = {}
         self.pending = 0
 
     @property
@@ -179,7 +243,14 @@ class Lines:
             line = self._lines.setdefault(agent.id, Line(agent))
             self.pending += (agent.state is AgentState.PENDING) - (line.agent.state is AgentState.PENDING and line.agent is not agent)
             line.agent = agent
+            if agent.copy_of is not None:
+                self._copies.setdefault(agent.copy_of, {})[agent.id] = line
             line.wake()
+
+    def copies(self, agent: uuid.UUID) -> list[Agent]:
+        """The copies of an agent that have no credential of their own, the newest first."""
+        found = (line.agent for line in self._copies.get(agent, {}).values())
+        return sorted((copy for copy in found if copy.generation == 1), key=lambda copy: copy.joined_at, reverse=True)
 
     def order(self, orders: Iterable[Order]) -> None:
         for order in orders:
@@ -195,6 +266,20 @@ class Lines:
                 found.append(Seen(line.agent.id, now - line.heard_at, line.boot, line.version, line.telemetry, line.facts))
                 line.facts = None
         return found
+
+    def turned(self, now: float, seconds: float) -> tuple[list[uuid.UUID], list[uuid.UUID]]:
+        """The agents that came since the last call, and those that this hub has not heard for so long; each once in that time."""
+        came, silent = [], []
+        for line in self._lines.values():
+            if line.agent.state is not AgentState.APPROVED:
+                continue
+            if now - max(line.heard_at, line.missed_at) > seconds:
+                line.is_there, line.missed_at = False, now
+                silent.append(line.agent.id)
+            elif not line.is_there and line.heard_at > line.missed_at:
+                line.is_there = True
+                came.append(line.agent.id)
+        return came, silent
 
     def wake_all(self) -> None:
         for line in self._lines.values():

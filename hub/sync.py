@@ -1,33 +1,46 @@
 """`POST /agent/v1/sync`: what an agent reports is stored, and it is told what is to be done, or its poll waits for that."""
 
-import hmac
+import asyncio
 import logging
 import time
+import uuid
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hub.bodies import BodyError, read, refuse
 from hub.hub import Hub
-from hub.lines import Line
+from hub.lines import Line, Whose
+from hub.proof import Proof, prove
 from hub.wire import Answer, Sync, VersionError, WireError, read_credential, read_sync
 from hub.writer import CrowdedError
-from models.agents import digest
+from models.agents import Agent, digest
+from models.copies import Copy
 from models.errors import UnavailableError
 from models.states import AgentState
 
 log = logging.getLogger(__name__)
 
-_PENDING = 5.0, 300.0  # seconds after which an agent that waits for its approval asks again, by how many wait
+_PENDING = 60.0, 300.0  # seconds after which an agent that waits for its approval asks again, by how many wait
+_DOUBTED = 2.0  # seconds after which a machine asks again that may be a copy
 _BUSY = 2.0  # seconds after which an agent tries again what could not be stored
 
 
 async def sync(request: Request) -> Response:
     """Take an agent's report, and answer it."""
     hub: Hub = request.app.state.hub
-    line = _authenticate(hub, request)
-    if line is None:
+    try:
+        agent, credential = read_credential(request.headers.get("authorization", ""))
+        caller = await _recognise(hub, agent, digest(credential))
+    except WireError:
+        caller = None
+    except UnavailableError as error:
+        log.warning("an agent has to try again: %r", error)
+        return refuse(503, "the hub cannot read its database now", retry=_BUSY)
+    if caller is None:
         return refuse(401, "this agent is not known here, or was revoked")
+    line = caller.line
     if refusal := _gate(hub, line):
         return refusal
     try:
@@ -38,31 +51,97 @@ async def sync(request: Request) -> Response:
         return refuse(error.status, error.reason)
     except WireError as error:
         return refuse(426 if isinstance(error, VersionError) else 400, str(error))
-    if said.generation != line.agent.generation:
-        return refuse(409, "another machine has this agent's identity")
-    if said.session in line.former:
-        log.warning("agent %s: a former session speaks, so there are two of it", line.agent.name)
-        return refuse(409, "another process has this agent's identity")
     try:
+        if refusal := await _place(hub, caller, said):
+            return refusal
         answer = await _answer(hub, line, said)
     except (CrowdedError, UnavailableError) as error:
         log.warning("agent %s has to try again: %r", line.agent.name, error)
         return refuse(503, "the hub cannot store this now", retry=_BUSY)
-    response = _gate(hub, line) or Response(answer.encode(), media_type="application/json")
+    response = _gate(hub, line) or _respond(answer)
     if not answer.held:
         hub.metrics.sync.observe(time.monotonic() - began)
     return response
 
 
-def _authenticate(hub: Hub, request: Request) -> Line | None:
-    try:
-        agent, credential = read_credential(request.headers.get("authorization", ""))
-    except WireError:
-        return None
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who calls, as the credential says."""
+
+    line: Line
+    proof: Proof
+    shown: str = field(repr=False)
+
+
+async def _recognise(hub: Hub, agent: uuid.UUID, shown: str) -> _Caller | None:
+    caller = _match(hub, agent, shown)
+    if caller is None:  # another hub, or `agent install`, may just have stored who it is
+        await hub.look()
+        caller = _match(hub, agent, shown)
+    return caller
+
+
+def _match(hub: Hub, agent: uuid.UUID, shown: str) -> _Caller | None:
     line = hub.lines.find(agent)
-    if line is None or not hmac.compare_digest(line.agent.digest, digest(credential)):
-        return None
-    return line
+    proof = prove(line.agent, hub.lines.copies(agent), shown) if line else None
+    return _Caller(line, proof, shown) if line and proof else None
+
+
+async def _place(hub: Hub, caller: _Caller, said: Sync) -> Response | None:
+    """The answer to what is not the agent itself, or not yet."""
+    line = caller.line
+    if caller.proof is Proof.NEXT:
+        await asyncio.to_thread(hub.agents.promote, line.agent.id, caller.shown)
+        line.renewed(caller.shown)
+    match line.judge(said, time.monotonic(), is_former=caller.proof is Proof.FORMER, held=hub.lines.copies(line.agent.id)):
+        case Whose.OWN:
+            return None if said.generation == line.agent.generation else refuse(409, "another machine has this agent's identity")
+        case Whose.LATE:
+            return refuse(401, "this credential has been replaced", retry=0)
+        case Whose.DOUBT:
+            return refuse(503, "another machine was this agent just now", retry=_DOUBTED)
+        case Whose.OTHER:
+            log.warning("agent %s: a former session speaks, so there are two of it", line.agent.name)
+            return refuse(409, "another process has this agent's identity")
+        case Whose.COPY:
+            return await _hold(hub, caller, said)
+
+
+async def _hold(hub: Hub, caller: _Caller, said: Sync) -> Response:
+    """What a copy is told, which is an agent of its own from here on."""
+    agent = caller.line.agent
+    if said.report.known is None:  # it has not said which machine it is
+        return _respond(Answer(tell=True))
+    copy = Copy(original=agent.id, machine=said.machine or agent.machine, boot=said.boot, version=said.version, digest=caller.shown)
+    known = _find(hub, copy)
+    if known is None or known.boot != copy.boot or (agent.digest == copy.digest and not agent.rotating):
+        if not await asyncio.to_thread(hub.agents.hold, copy):
+            return refuse(409, f"too many copies of {agent.name} wait already")
+        await hub.look()
+        known = _find(hub, copy)
+        log.warning("another machine has the identity of agent %s, and waits as %s", agent.name, known.name if known else "?")
+    if known is None:
+        return refuse(503, "the hub cannot store this now", retry=_BUSY)
+    if known.state is AgentState.APPROVED:
+        return _respond(Answer(identity={"agent": str(known.id), "name": known.name, "generation": known.generation}))
+    what = f"this is a copy of {agent.name}, known here as {known.name}, which"
+    if known.state is AgentState.PENDING:
+        return refuse(403, f"{what} waits for its approval: `fleetflow agent approve`", retry=_pause(hub))
+    return refuse(403, f"{what} was {known.state}")
+
+
+def _find(hub: Hub, copy: Copy) -> Agent | None:
+    return next((one for one in hub.lines.copies(copy.original) if (one.machine, one.digest) == (copy.machine, copy.digest)), None)
+
+
+def _respond(answer: Answer) -> Response:
+    return Response(answer.encode(), media_type="application/json")
+
+
+def _pause(hub: Hub) -> float:
+    """Seconds until one that waits for its approval asks again."""
+    least, most = _PENDING
+    return min(most, max(least, hub.lines.pending / 20))
 
 
 def _gate(hub: Hub, line: Line) -> Response | None:
@@ -71,10 +150,7 @@ def _gate(hub: Hub, line: Line) -> Response | None:
         case AgentState.APPROVED:
             return None
         case AgentState.PENDING:
-            least, most = _PENDING
-            return refuse(
-                403, "this agent waits for its approval: `fleetflow agent approve`", retry=min(most, max(least, hub.lines.pending / 20))
-            )
+            return refuse(403, "this agent waits for its approval: `fleetflow agent approve`", retry=_pause(hub))
         case AgentState.REJECTED:
             return refuse(403, "this agent was rejected")
         case AgentState.REVOKED:
@@ -83,16 +159,31 @@ def _gate(hub: Hub, line: Line) -> Response | None:
 
 async def _answer(hub: Hub, line: Line, said: Sync) -> Answer:
     began = time.monotonic()
+    if line.is_stranger(said) and said.report.known is None:
+        return Answer(tell=True)  # nothing it says is taken before it is certain who it is
     line.hear(said, began)
-    answer = Answer(tell=line.is_stranger(said))
+    answer = Answer()
+    await _renew(hub, line, said, answer)
     if not said.report.is_empty:
         receipt = await hub.writer.put(said.report)
         line.heed(said.report, receipt)
         answer.noted, answer.ask, answer.stored = receipt.noted, receipt.ask, receipt.stored
         answer.acks += receipt.forget
-    elif not answer.tell and said.wait and not hub.is_closing and not any(True for _ in line.due(began)):
+    elif said.wait and not (answer.rotate or answer.taken or hub.is_closing) and not any(True for _ in line.due(began)):
         await line.wait(said.wait)
         answer.held = time.monotonic() - began
-    if not answer.tell:
-        await hub.fill(line, answer)
+        await _renew(hub, line, said, answer)
+    await hub.fill(line, answer)
     return answer
+
+
+async def _renew(hub: Hub, line: Line, said: Sync, answer: Answer) -> None:
+    """Have the agent make a new credential, or let it use the one that it has made."""
+    agent = line.agent
+    if not agent.rotating:
+        return
+    if said.offered is None:
+        answer.rotate = True
+    elif agent.next_digest == said.offered or await asyncio.to_thread(hub.agents.offer, agent.id, said.offered):
+        line.agent = replace(line.agent, next_digest=said.offered)
+        answer.taken = said.offered

@@ -24,6 +24,7 @@ _OBJECT = 16 * 1024  # bytes of facts or telemetry
 _LONGEST_WAIT = 30.0  # seconds that a poll is held
 _ENDS = frozenset({"timed_out", "canceled", "killed", "rebooted", "gone"})
 _STATES = frozenset({"held", "running", "done", "refused"})
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _CREDENTIAL = re.compile(r"Bearer ([0-9a-f-]{36})\.([0-9a-f]{64})", re.ASCII)
 
 
@@ -52,7 +53,9 @@ class Sync:
 
     session: str
     boot: str
+    machine: str | None  # where it says what it knows
     generation: int
+    offered: str | None  # the SHA-256 of the credential that it will take next
     version: str
     free: int
     wait: float
@@ -74,6 +77,9 @@ class Answer:
     ask: list[uuid.UUID] = field(default_factory=list)
     stored: Mapping[uuid.UUID, tuple[int, int]] = field(default_factory=dict)
     tell: bool = False
+    rotate: bool = False  # make a new credential, and say its SHA-256
+    taken: str | None = None  # this credential may be used
+    identity: Mapping[str, object] | None = None  # who it is, where it was held for another
     held: float = 0.0
 
     def encode(self) -> bytes:
@@ -84,8 +90,7 @@ class Answer:
                 plain[name] = [str(one) for one in ids]
         if self.stored:
             plain["stored"] = [{"id": str(one), "stdout": out, "stderr": err} for one, (out, err) in self.stored.items()]
-        if self.tell:
-            plain["tell"] = True
+        plain |= {name: value for name in ("tell", "rotate", "taken", "identity") if (value := getattr(self, name))}
         text = json.dumps(plain).encode()
         return text[:-1] + b',"commands":[' + b",".join(self.commands) + b"]}" if self.commands else text
 
@@ -127,7 +132,9 @@ def read_sync(agent: uuid.UUID, raw: bytes) -> Sync:
     return Sync(
         session=_word(said, "session"),
         boot=_word(said, "boot"),
+        machine=_word(said, "machine") if "machine" in said else None,
         generation=_number(said, "generation"),
+        offered=_offered(said),
         version=_word(said, "version"),
         free=_number(said, "free", 0),
         wait=min(float(wait), _LONGEST_WAIT),
@@ -155,6 +162,13 @@ def _word(said: Mapping[str, Any], name: str, most: int = _WORD) -> str:
     if not isinstance(word, str) or not 0 < len(word) <= most or not word.isprintable():
         raise WireError(f"{name} is missing, or no word")
     return word
+
+
+def _offered(said: Mapping[str, Any]) -> str | None:
+    digest = said.get("next")
+    if digest is not None and not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
+        raise WireError("next is no SHA-256")
+    return digest
 
 
 def _number(said: Mapping[str, Any], name: str, default: int | None = None) -> int:

@@ -14,9 +14,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert, select, update
 
-from models import audit
+from models import audit, copies, renewal
 from models.access import Access, tick
 from models.audit import Actor
+from models.copies import Copy
 from models.errors import AgentStateError, JoinError, NameTakenError, NotFoundError
 from models.ranges import fold
 from models.states import AgentState
@@ -40,14 +41,32 @@ class Agent:
     id: uuid.UUID
     name: str
     state: AgentState
+    machine: str
     generation: int
     digest: str = field(repr=False)
+    next_digest: str | None = field(repr=False)
+    former_digest: str | None = field(repr=False)
+    rotating: bool
+    copy_of: uuid.UUID | None
     joined_at: float
     decided_by: str | None
     seen_at: float | None
+    boot: str | None
+    is_online: bool
+    turned_at: float | None  # when it last came or went
     version: str | None
     facts: Mapping[str, Any]
     telemetry: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Enrolled:
+    """What a host tells of the agent that it has made; its credential never leaves it."""
+
+    id: uuid.UUID
+    digest: str
+    machine: str
+    version: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +129,30 @@ class Agents:
             connection.execute(insert(AgentRow), values)
         return joined
 
+    def install(self, hosts: Mapping[str, Enrolled], by: Actor) -> dict[str, str]:
+        """Make approved agents of what hosts told, by the names they are to have; returns why that was not possible, by name.
+
+        An agent that is known already stays as it is: its host has got a newer program.
+        """
+        refused: dict[str, str] = {}
+        with self._access.writing() as connection:
+            now = tick(connection)
+            known = {row.id: row for row in connection.execute(_BY_ID, {"ids": [str(host.id) for host in hosts.values()]})}
+            for name, host in hosts.items():
+                if former := known.get(str(host.id)):
+                    if reason := _why_not(former, name, host):
+                        refused[name] = reason
+                    continue
+                try:
+                    self._replace(connection, name, host.machine, now)
+                except NameTakenError as error:
+                    refused[name] = str(error)
+                    continue
+                connection.execute(insert(AgentRow), _installed(name, host, by, now))
+            if done := [name for name in hosts if name not in refused]:
+                audit.write(connection, by, "agent.install", fold(done))
+        return refused
+
     def _replace(self, connection: Connection, name: str, machine: str, now: int) -> None:
         former = connection.execute(_LIVING_ONE, {"names": [name]}).one_or_none()
         if former is None:
@@ -133,9 +176,46 @@ class Agents:
                     raise AgentStateError(name, found[name].state, state)
             moves = [{"which": found[name].id, "new": state, "at": time.time(), "by": by.who, "now": now} for name in dict.fromkeys(names)]
             connection.execute(_DECIDE, moves)
+            if state is AgentState.APPROVED:
+                renewal.want(connection, now, [name for name in names if found[name].copy_of])  # the one it came with is another's
             audit.write(connection, by, _ACTIONS[state], fold(dict.fromkeys(names)))
             rows = connection.execute(_AGENTS.where(AgentRow.id.in_([move["which"] for move in moves])))
             return [_agent(row) for row in rows]
+
+    def rotate(self, names: Sequence[str], by: Actor) -> None:
+        """Have these agents take new credentials, all or none of them; raises `NotFoundError` and `AgentStateError`."""
+        with self._access.writing() as connection:
+            found = {row.name: row.state for row in connection.execute(_LIVING_ONE, {"names": list(names)})}
+            for name in names:
+                if name not in found:
+                    raise NotFoundError("agent", name)
+                if found[name] != AgentState.APPROVED:
+                    raise AgentStateError(name, found[name], "rotated")
+            renewal.want(connection, tick(connection), names)
+            audit.write(connection, by, "agent.rotate", fold(dict.fromkeys(names)))
+
+    def offer(self, agent: uuid.UUID, offered: str) -> bool:
+        """An agent has made the credential with this digest; whether it may use it."""
+        with self._access.writing() as connection:
+            return renewal.offer(connection, tick(connection), agent, offered)
+
+    def promote(self, agent: uuid.UUID, used: str) -> None:
+        """An agent has used the credential that it may: no other is good from now on."""
+        with self._access.writing() as connection:
+            renewal.promote(connection, tick(connection), agent, used)
+
+    def hold(self, copy: Copy) -> bool:
+        """Note a copy of an agent, which waits for its approval; False when too many do."""
+        with self._access.writing() as connection:
+            return copies.hold(connection, tick(connection), copy)
+
+    def dismiss(self, names: Sequence[str], by: Actor) -> None:
+        """Shut out those agents of these names that there are."""
+        with self._access.reading() as connection:
+            found = connection.execute(_LIVING_ONE, {"names": list(names)}).all()
+        for old, new in ((AgentState.APPROVED, AgentState.REVOKED), (AgentState.PENDING, AgentState.REJECTED)):
+            if some := [row.name for row in found if row.state == old]:
+                self.decide(some, new, by)
 
     def all(self, states: Iterable[AgentState] = AgentState) -> list[Agent]:
         """The agents in these states, by name and age."""
@@ -160,13 +240,30 @@ def changed(connection: Connection, seen: int) -> list[tuple[int, Agent]]:
     return [(row.changed, _agent(row)) for row in connection.execute(_AGENTS.where(AgentRow.changed > seen))]
 
 
+def _why_not(row: Row[Any], name: str, host: Enrolled) -> str | None:
+    if row.name != name:
+        return f"it is enrolled already, as {row.name}"
+    if row.state != AgentState.APPROVED:
+        return f"its agent was {row.state}: `fleetflow agent remove` forgets it, and `install` makes another"
+    if row.digest != host.digest:
+        return "its credential is not the one that is known here: `fleetflow agent remove` forgets it, and `install` makes another"
+    return None
+
+
+def _installed(name: str, host: Enrolled, by: Actor, now: int) -> dict[str, object]:
+    at = time.time()
+    row = {"id": str(host.id), "name": name, "machine": host.machine, "state": AgentState.APPROVED, "digest": host.digest}
+    return row | {"joined_at": at, "decided_at": at, "decided_by": by.who, "version": host.version, "changed": now}
+
+
+_BY_ID = select(AgentRow.id, AgentRow.name, AgentRow.state, AgentRow.digest).where(AgentRow.id.in_(bindparam("ids", expanding=True)))
 _USE = (
     update(JoinTokenRow)
     .where(JoinTokenRow.digest == bindparam("which"), JoinTokenRow.uses > 0, JoinTokenRow.expires_at > bindparam("now"))
     .values(uses=JoinTokenRow.uses - 1)
     .returning(JoinTokenRow.approves)
 )
-_LIVING_ONE = select(AgentRow.id, AgentRow.name, AgentRow.machine, AgentRow.state).where(
+_LIVING_ONE = select(AgentRow.id, AgentRow.name, AgentRow.machine, AgentRow.state, AgentRow.copy_of).where(
     AgentRow.name.in_(bindparam("names", expanding=True)), AgentRow.state.in_(_LIVING)
 )
 _DECIDE = (
@@ -178,11 +275,19 @@ _AGENTS = select(
     AgentRow.id,
     AgentRow.name,
     AgentRow.state,
+    AgentRow.machine,
     AgentRow.generation,
     AgentRow.digest,
+    AgentRow.next_digest,
+    AgentRow.former_digest,
+    AgentRow.rotating,
+    AgentRow.copy_of,
     AgentRow.joined_at,
     AgentRow.decided_by,
     AgentRow.seen_at,
+    AgentRow.boot,
+    AgentRow.is_online,
+    AgentRow.turned_at,
     AgentRow.version,
     AgentRow.facts,
     AgentRow.telemetry,
@@ -195,11 +300,19 @@ def _agent(row: Row[Any]) -> Agent:
         id=uuid.UUID(row.id),
         name=row.name,
         state=AgentState(row.state),
+        machine=row.machine,
         generation=row.generation,
         digest=row.digest,
+        next_digest=row.next_digest,
+        former_digest=row.former_digest,
+        rotating=row.rotating,
+        copy_of=uuid.UUID(row.copy_of) if row.copy_of else None,
         joined_at=row.joined_at,
         decided_by=row.decided_by,
         seen_at=row.seen_at,
+        boot=row.boot,
+        is_online=row.is_online,
+        turned_at=row.turned_at,
         version=row.version,
         facts=row.facts or {},
         telemetry=row.telemetry or {},

@@ -35,11 +35,12 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Hand an attempt to the agent of this name. Answered by whether there is one."""
+    """Hand an attempt to the agent of this name, or else of the other one. Answered by whether there is one."""
 
     attempt: uuid.UUID
     agent: str
     body: Body
+    otherwise: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +148,16 @@ class Deliveries:
         found = [(index, post) for index, post in posts if isinstance(post, Post)]
         if not found:
             return
-        agents = {row.name: row.id for row in connection.execute(_AGENTS, {"names": list({post.agent for _, post in found})})}
+        wanted = {name for _, post in found for name in (post.agent, post.otherwise) if name is not None}
+        known = {row.name: row.id for row in connection.execute(_AGENTS, {"names": list(wanted)})}
+        agents = {post.attempt: known.get(post.agent) or known.get(post.otherwise or "") for _, post in found}
         for body in {post.body.id: post.body for _, post in found}.values():
             _insert_body(connection, body)
-        rows = [_delivery(post, agents[post.agent], self._owner, now) for _, post in found if post.agent in agents]
+        rows = [_delivery(post, agent, self._owner, now) for _, post in found if (agent := agents[post.attempt])]
         if rows:
             connection.execute(insert(DeliveryRow), rows)
         for index, post in found:
-            answers[index] = post.agent in agents
+            answers[index] = agents[post.attempt] is not None
 
     def news(self) -> News:
         """What has changed since the last look, in one view of the database."""

@@ -1,4 +1,4 @@
-"""Makes approved agents hosts of the inventory, in hosts.d/agents.yaml."""
+"""Makes approved agents hosts of the inventory, in hosts.d/agents.yaml, and forgets those that are gone."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,3 +23,12 @@ def enlist(home: Path, names: Iterable[str]) -> dict[str, str]:
         for name in names
         if name in inventory.hosts and inventory.hosts[name].executor is not ExecutorKind.AGENT
     }
+
+
+def strike(home: Path, names: Iterable[str]) -> None:
+    """Forget the hosts of these names that are there as agents alone."""
+    places = Inventory.load(home).places
+    ours = home / "hosts.d" / FILE
+    gone = [name for name in names if name in places and all(place.path == ours for place in places[name])]
+    if gone:
+        additions.remove(home, gone)

@@ -5,17 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Float, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, Float, bindparam, delete, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from models import agents, reports
+from models import agents, late, reports
 from models.access import Access, tick
 from models.agents import Agent
 from models.clock import Clock
 from models.reports import Receipt, Report
-from models.states import DeliveryState
+from models.states import AgentState, DeliveryState
 from models.tables import AgentRow, DeliveryBodyRow, DeliveryRow, WorkerRow
 
 _BODY_KEPT = 60.0  # seconds that a body stays which no delivery needs: its next deliveries may be on their way
+_IDS = 5000  # in one statement
 _LATE = 7 * 86400.0  # seconds that a run whose worker gave it up may still be told of
 
 
@@ -101,6 +103,19 @@ class Exchange:
             if facts:
                 connection.execute(_FACTS, facts)
 
+    def turn(self, came: Sequence[uuid.UUID], silent: Sequence[uuid.UUID], seconds: float) -> tuple[list[str], list[str]]:
+        """Note which agents came, and which of the silent ones no hub has heard of for so long; the names of those that are news."""
+        with self._access.writing() as connection:
+            return _turned(connection, _CAME, came), _turned(connection, _WENT, silent, seconds=seconds)
+
+    def correct(self, limit: int) -> bool:
+        """Give lost executions the outcomes that agents told after all, with at most so many bytes of a stream; whether there is more."""
+        with self._access.reading() as connection:
+            if not late.is_any(connection):
+                return False
+        with self._access.writing() as connection:
+            return late.correct(connection, tick(connection), limit)
+
     def sweep(self) -> None:
         """Close what nobody waits for any more, and remove commands that nobody needs.
 
@@ -109,6 +124,14 @@ class Exchange:
         with self._access.writing() as connection:
             connection.execute(_ABANDON, {"now": tick(connection)})
             connection.execute(_USELESS)
+
+
+def _turned(connection: Connection, statement: ReturningUpdate[tuple[str]], agents: Sequence[uuid.UUID], **values: float) -> list[str]:
+    names: list[str] = []
+    for begin in range(0, len(agents), _IDS):
+        some = [str(agent) for agent in agents[begin : begin + _IDS]]
+        names += connection.scalars(statement, {"some": some, **values})
+    return sorted(names)
 
 
 _ORDERS = (
@@ -141,6 +164,13 @@ _SAW = (
         version=bindparam("said_version"),
         telemetry=bindparam("said"),
     )
+)
+_TURNED = update(AgentRow).where(AgentRow.id.in_(bindparam("some", expanding=True)), AgentRow.state == AgentState.APPROVED)
+_CAME = _TURNED.where(~AgentRow.is_online).values(is_online=True, turned_at=Clock()).returning(AgentRow.name)
+_WENT = (
+    _TURNED.where(AgentRow.is_online, AgentRow.seen_at < Clock() - bindparam("seconds", type_=Float))
+    .values(is_online=False, turned_at=AgentRow.seen_at)
+    .returning(AgentRow.name)
 )
 _FACTS = update(AgentRow).where(AgentRow.id == bindparam("which")).values(facts=bindparam("said"))
 _ABANDON = (

@@ -13,6 +13,7 @@ class Presence(StrEnum):
 
 
 LIMITS = ((Presence.ONLINE, 90.0), (Presence.STALE, 300.0))  # seconds within which it was seen, at most
+OFFLINE_AFTER = LIMITS[-1][1]
 
 
 def presence(seen_at: float | None, now: float) -> Presence:

@@ -25,7 +25,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models.states import AgentState, DeliveryState, ExecutionState, TaskState
 from models.values import OnDisconnect, Stream
 
-VERSION = "0008"  # the newest step in migrations/
+VERSION = "0009"  # the newest step in migrations/
 
 
 class Base(DeclarativeBase):
@@ -157,6 +157,8 @@ class ExecutionRow(Base):
         ),
         CheckConstraint("(finished_at IS NULL) = (state IN ('pending', 'queued', 'running'))", name="final_has_finished"),
         CheckConstraint("(exit_code IS NOT NULL) = (state IN ('succeeded', 'failed'))", name="exit_code_when_ended_by_itself"),
+        # Finds the lost ones of which an agent may still tell.
+        Index("ix_execution_lost", "finished_at", sqlite_where=text("state = 'lost'"), postgresql_where=text("state = 'lost'")),
         # Counts what runs on a host, whatever the number of its executions in the past.
         Index("ix_execution_running", "host", sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")),
     )
@@ -248,13 +250,19 @@ class AgentRow(Base):
     machine: Mapped[str]
     state: Mapped[str]
     digest: Mapped[str]  # SHA-256 of the credential
-    generation: Mapped[int] = mapped_column(server_default="1")
+    generation: Mapped[int] = mapped_column(server_default="1")  # of the credential
+    rotating: Mapped[bool] = mapped_column(Boolean, server_default="0")  # a new credential is wanted
+    next_digest: Mapped[str | None]  # of the one that its agent has made, and not used yet
+    former_digest: Mapped[str | None]  # of the one before: who brings it now is a copy
+    copy_of: Mapped[str | None] = mapped_column(Uuid(as_uuid=False))  # the agent whose identity it came with
     joined_at: Mapped[float] = mapped_column(Float)
     decided_at: Mapped[float | None] = mapped_column(Float)
     decided_by: Mapped[str | None]
     seen_at: Mapped[float | None] = mapped_column(Float)
     version: Mapped[str | None]
     boot: Mapped[str | None]
+    is_online: Mapped[bool] = mapped_column(Boolean, server_default="0")
+    turned_at: Mapped[float | None] = mapped_column(Float)  # when it last came or went
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     telemetry: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     changed: Mapped[int] = mapped_column(BigInteger)  # the bus's count when its state was last decided

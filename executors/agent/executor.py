@@ -108,8 +108,9 @@ class ByAgent:
 
     async def _hold(self, delivery: Delivery, host: Host, body: Body) -> None:
         name = host.address or host.name
-        if not await self._mailbox.ask(Post(delivery.attempt, name, body)):
-            raise UnreachableError(host.name, f"no agent of the name {name} is approved; `fleetflow agent list` shows them all")
+        if not await self._mailbox.ask(Post(delivery.attempt, name, body, otherwise=host.name)):
+            names = " or ".join(dict.fromkeys((name, host.name)))
+            raise UnreachableError(host.name, f"no agent of the name {names} is approved; `fleetflow agent list` shows them all")
         while delivery.state is DeliveryState.QUEUED:
             await delivery.news.wait()
             delivery.news.clear()

@@ -5,6 +5,7 @@ One file that can be copied to any Linux host: the standard library only, Python
     program.py join      enrols the host with a join token
     program.py run       the service; SIGTERM ends it, and leaves its commands running
     program.py status    what it holds
+    program.py start     runs the service in the background; stop ends it, leave also removes what it keeps
 
 A command has two processes of ours beside it, which outlive the service:
 
@@ -35,6 +36,7 @@ import re
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import termios
@@ -1033,6 +1035,109 @@ def keep(folder: Path) -> None:
     Keeper(folder, spec).keep()
 
 
+# --- What the host allows ---
+
+
+class Policy:
+    """A file in which the host's own people say what may run here, one rule a line; the first that fits decides.
+
+        allow USER PATTERN    the pattern (a regular expression) is the whole text
+        forbid USER PATTERN   it stands somewhere in the text
+        env NAME...           commands may bring these variables
+
+    USER is who the command runs as, or `*`. What no rule allows is refused, and so is everything while the file cannot be trusted.
+    Without a file everything is allowed.
+    """
+
+    def __init__(self, path: Path, *, is_required: bool) -> None:
+        self._path = path
+        self._is_required = is_required
+
+    def why_not(self, spec: Message) -> str:
+        """Why this command may not run here; empty where it may."""
+        try:
+            text = self._read()
+            return "" if text is None else self._judge(text, spec)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            return f"the host's policy {self._path} cannot be used, so nothing may run: {reason}"
+
+    def _read(self) -> str | None:
+        """The file, once it is certain that nobody else may write it. Raises `OSError` and `ValueError`."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            if self._is_required:
+                raise
+            return None
+        with os.fdopen(fd, "rb") as source:
+            _trust("it", os.fstat(fd))
+            folder = Path(os.path.realpath(self._path.parent))
+            for above in (folder, *folder.parents):
+                _trust(f"the folder {above}", above.stat())
+            return source.read().decode()
+
+    def _judge(self, text: str, spec: Message) -> str:
+        command = policy_text(spec)
+        user = _user(spec.get("become"))
+        variables: set[str] = set()
+        verdict = f"the host's policy {self._path} allows no such command for {user}"
+        is_decided = False
+        for number, line in enumerate(text.splitlines(), 1):
+            word, who, pattern = ([*line.split(None, 2), "", "", ""])[:3]
+            if not word or word.startswith("#"):
+                continue
+            if word == "env":
+                variables.update(line.split()[1:])
+            elif word not in ("allow", "forbid") or not pattern:
+                raise ValueError(f"line {number} is no rule")
+            elif _fits(word, pattern, command, number) and who in ("*", user) and not is_decided:
+                is_decided = True
+                verdict = "" if word == "allow" else f"the host's policy {self._path} forbids it (line {number})"
+        brought = sorted(set(spec.get("env") or ()) - variables)
+        if brought and not verdict:
+            return f"the host's policy {self._path} does not let a command bring {', '.join(brought)[:200]}"
+        return verdict
+
+
+def _trust(what: str, about: os.stat_result) -> None:
+    """Raise `ValueError` unless root and we alone decide what is there; in a sticky folder each has what is his own."""
+    if about.st_uid not in (0, os.geteuid()):
+        raise ValueError(f"{what} is another user's")
+    if about.st_mode & 0o022 and not (stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX):
+        raise ValueError(f"others may write {what}")
+
+
+def _user(become: str | None) -> str:
+    """The first name of whom a command runs as: sudo also takes a number, and two names may be one user. Raises `ValueError`."""
+    try:
+        if not become:
+            number = os.geteuid()
+        elif become.startswith("#"):
+            number = int(become[1:])
+        else:
+            number = pwd.getpwnam(become).pw_uid
+        return pwd.getpwuid(number).pw_name
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"{become or os.geteuid()} is no user here") from None
+
+
+def _fits(word: str, pattern: str, text: str, number: int) -> bool:
+    try:
+        rule = re.compile(pattern, re.DOTALL)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"line {number}: {error}") from None
+    return bool(rule.fullmatch(text) if word == "allow" else rule.search(text))
+
+
+def policy_text(spec: Message) -> str:
+    """What the rules are about: the shell text; of a script file its interpreter, its text and its arguments, each on lines of its own."""
+    text = str(spec.get("script", ""))
+    if not spec.get("interpreter"):
+        return text.strip()
+    return "\n".join([" ".join(map(str, spec["interpreter"])), text.strip(), *map(str, spec.get("arguments") or ())])
+
+
 # --- The journal ---
 
 _TOMBSTONES = 7 * _DAY
@@ -1357,12 +1462,41 @@ class Identity:
     def save(self) -> None:
         replace_file(self._path, json.dumps(self._values).encode())
 
-    def renew(self, answer: Message) -> None:
-        """Take a new credential, which holds from the next request on."""
-        changed: Message = {key: answer[key] for key in ("credential", "generation") if key in answer}
-        if changed:
-            self._values = {**self._values, **changed}
-            self.save()
+    def change(self, **values: object) -> None:
+        """Set these values, those that are None aside; on the disk before it counts."""
+        changed = {key: value for key, value in {**self._values, **values}.items() if value is not None}
+        if changed != self._values:
+            replace_file(self._path, json.dumps(changed).encode())
+            self._values = changed
+
+    def obey(self, answer: Message) -> bool:
+        """Make a credential, take the one that was made, or be another agent, as the hub says; whether it is another."""
+        if answer.get("rotate") is True and "next" not in self._values:
+            self.change(next=os.urandom(32).hex())
+        if answer.get("taken") is not None and answer["taken"] == self.claims.get("next"):
+            self.change(credential=self._values["next"], generation=self.generation + 1, next=None)
+        who = answer.get("identity")
+        if not isinstance(who, dict) or not _ID.fullmatch(str(who.get("agent"))):
+            return False
+        self.change(agent=str(who["agent"]), name=str(who["name"]), generation=int(who["generation"]), next=None)
+        return True
+
+    @property
+    def claims(self) -> Message:
+        """What goes with the token: which credential of ours it is, and the SHA-256 of the next one where there is one."""
+        claims: Message = {"generation": self.generation}
+        if "next" in self._values:
+            claims["next"] = sha256(str(self._values["next"]))
+        return claims
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no hub has ever taken this credential: it is told of it soon."""
+        return self._values.get("is_new") is True
+
+    @property
+    def hub(self) -> str:
+        return str(self._values["hub"])
 
     @property
     def token(self) -> str:
@@ -1396,6 +1530,7 @@ class Limits(NamedTuple):
 
     commands: int = 4  # at once
     spool: int = 512 * _MIB  # bytes of results that the hub has not taken yet
+    policy: Policy = Policy(Path("/nowhere"), is_required=False)
 
 
 class Run:
@@ -1530,7 +1665,7 @@ class Desk:
             self._tell_of_tombstone(attempt)
         else:
             run = Run(attempt, Spool(self._spools / attempt), int(spec.get("output_limit") or _MIB))
-            reason = self._why_not()
+            reason = self._limits.policy.why_not(spec) or self._why_not()
             self.runs[attempt] = run
             if reason:
                 run.refuse(reason)
@@ -1640,7 +1775,7 @@ class Desk:
         return end
 
     def _why_not(self) -> str:
-        """Why nothing new is taken now. Here a policy of the host has its say."""
+        """Why nothing new is taken now."""
         if sum(run.state == "waiting" for run in self.runs.values()) >= _MOST_WAITING:
             return f"the agent has {_MOST_WAITING} commands waiting already"
         disk = os.statvfs(self._state)
@@ -1843,6 +1978,8 @@ class Service:
         self._facts_at = -_DAY
         self._complained = ""
         self._is_too_large = False
+        with contextlib.suppress(OSError):  # a full disk: then nobody can tell it to stop
+            os.pwrite(self._lock_file, b"%d" % os.getpid(), 0)
 
     def run(self) -> int:
         """Until a signal says stop; commands live on."""
@@ -1932,9 +2069,14 @@ class Service:
         """One message and its answer; None after a failure, when it is time to try again."""
         if self._again[name]:
             message["again"] = True
+        with self._changed:
+            token = self._identity.token
+            message.update(self._identity.claims)
         try:
-            answer = self._lines[name].ask("/agent/v1/sync", message, token=self._identity.token, patience=patience)
+            answer = self._lines[name].ask("/agent/v1/sync", message, token=token, patience=patience)
         except HubError as error:
+            if error.status == 401 and token != self._identity.token:
+                return None  # the other line has got a newer credential meanwhile
             self._wait_after(name, error, backoff)
             return None
         except OSError as error:
@@ -1947,12 +2089,23 @@ class Service:
         with self._changed:
             if "known" in message:
                 self._is_new = False
-            self._identity.renew(answer)
+            self._obey_identity(answer)
         self._complain("")
         if name == "poll":
             self._online.set()
             self._reached.set()
         return answer
+
+    def _obey_identity(self, answer: Message) -> None:
+        try:
+            self._identity.change(is_new=None)
+            if self._identity.obey(answer):
+                self._is_new = True
+                say(f"from now on this is {self._identity}")
+        except OSError as error:  # what holds is what is on the disk
+            say(f"the identity cannot be written: {error.strerror}")
+        except (KeyError, TypeError, ValueError) as error:
+            say(f"the hub sent an identity that cannot be read: {error!r}")
 
     def _wait_after(self, name: str, error: HubError, backoff: Backoff) -> None:
         self._is_too_large = error.status == 413
@@ -1963,7 +2116,8 @@ class Service:
         if error.status in _WAITS:
             self._online.clear()
             self._is_new = True
-        wait = _WAITS.get(error.status) if error.retry is None else error.retry
+        is_early = error.status == 401 and self._identity.is_new
+        wait = _WAITS.get(error.status) if error.retry is None and not is_early else error.retry
         self._rest(name, backoff.next() if wait is None else wait * (1 + chance() / 10) + 0.05)
 
     def _rest(self, name: str, seconds: float) -> None:
@@ -1980,7 +2134,6 @@ class Service:
             "v": PROTOCOL,
             "boot": self._boot,
             "session": self._session,
-            "generation": self._identity.generation,
             "version": VERSION,
             "free": self._desk.free,
         }
@@ -1990,7 +2143,7 @@ class Service:
             if self._is_new or found != self._facts:
                 self._facts = message["facts"] = found
         if self._is_new:
-            message.update(known=self._desk.known(), machine=machine(self._state, self._identity.name))
+            message.update(known=self._desk.known(), machine=machine(self._state))
         return message
 
     def _absorb(self, answer: Message, said: dict[str, str]) -> None:
@@ -2034,6 +2187,7 @@ def _lock(state: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise UsageError(f"another agent uses {state}") from None
+    os.ftruncate(fd, 0)
     return fd
 
 
@@ -2047,15 +2201,19 @@ def _open_news(state: Path) -> int:
 # --- What people type ---
 
 
-def machine(state: Path, name: str) -> str:
-    """What tells two machines of one name apart."""
+def machine(state: Path) -> str:
+    """What tells this machine from others; machine-id(5) asks not to be shown itself."""
     known = read_word(Path("/etc/machine-id")) or read_word(state / "machine")
     if not known:
         known = os.urandom(16).hex()
         replace_file(state / "machine", known.encode())
+    return sha256(f"fleetflow-agent {known}")
+
+
+def sha256(text: str) -> str:
     import hashlib
 
-    return hashlib.sha256(f"{known}{name}".encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def join(state: Path, hub: str, token: str, name: str, fingerprint: str | None, *, replaces: bool) -> None:
@@ -2066,7 +2224,7 @@ def join(state: Path, hub: str, token: str, name: str, fingerprint: str | None, 
         raise UsageError(f"this host is enrolled already, as {Identity.load(state)}; --replace enrols it anew")
     if token == "-":  # noqa: S105  # the sign for stdin
         token = sys.stdin.readline().strip()
-    about = {"machine": machine(state, name), "version": VERSION, "facts": facts()}
+    about = {"machine": machine(state), "version": VERSION, "facts": facts()}
     with contextlib.closing(Line(url)) as line:
         answer = line.ask("/agent/v1/join", {"v": PROTOCOL, "token": token, "name": name, **about})
     kept = {"hub": hub, "fingerprint": url.fingerprint, "name": name, "generation": answer.get("generation", 1)}
@@ -2074,6 +2232,144 @@ def join(state: Path, hub: str, token: str, name: str, fingerprint: str | None, 
     identity.save()
     is_pending = answer.get("state") == "pending"
     sys.stdout.write(f"enrolled as {identity}: {'pending, until somebody approves it there' if is_pending else 'approved'}\n")
+
+
+def enrol(state: Path, hub: str, fingerprint: str | None) -> None:
+    """Make a credential here, and print what the hub is to know of it, which is no secret. Another time it prints the same."""
+    url = HubUrl(hub, fingerprint)
+    path = state / "identity"
+    if path.exists():
+        identity = Identity.load(state)
+        if identity.hub != hub:
+            raise UsageError(f"this host is enrolled already, as {identity}; `leave` ends that")
+        identity.change(fingerprint=url.fingerprint)
+    else:
+        import uuid
+
+        made = {"agent": str(uuid.uuid4()), "credential": os.urandom(32).hex(), "generation": 1, "is_new": True}
+        identity = Identity(path, {"hub": hub, "fingerprint": url.fingerprint, "name": socket.gethostname(), **made})
+        identity.save()
+    agent, _, credential = identity.token.partition(".")
+    told = {"agent": agent, "digest": sha256(credential), "machine": machine(state), "version": VERSION}
+    sys.stdout.write(f"{json.dumps(told)}\n")
+
+
+_UNIT = """[Unit]
+Description=fleetflow agent
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart="{python}" -I -S "{program}" run --state "{state}"
+Restart=always
+RestartSec=5
+RestartPreventExitStatus=2 3
+# Its commands outlive it: a stop, a restart and an upgrade leave them running, and so does one that takes too much memory.
+KillMode=process
+OOMPolicy=continue
+TasksMax=infinity
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def unit(state: Path) -> None:
+    """Print the service as systemd wants it."""
+    words = {"python": sys.executable, "program": str(Path(__file__).resolve()), "state": str(state)}
+    sys.stdout.write(_UNIT.format(**{key: _quoted(word) for key, word in words.items()}))
+
+
+def _quoted(word: str) -> str:
+    """A word between quotes in a command line of systemd (systemd.service(5))."""
+    for sign, instead in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
+        word = word.replace(sign, instead)
+    return word
+
+
+def start(state: Path) -> None:
+    """Run the service in the background, without a systemd to look after it. Raises `UsageError` when it does not come to life."""
+    import subprocess
+
+    log = state / "log"
+    with contextlib.suppress(FileNotFoundError):
+        log.replace(state / "log.1")
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__).resolve()), "run", "--state", str(state)],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            env=clean_environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+    while process.poll() is None:
+        if read_word(state / "lock") == str(process.pid):
+            process.returncode = 0  # it is not ours any more
+            return
+        time.sleep(0.02)
+    raise UsageError(f"it does not start: {' '.join(read_word(log).split())[-300:] or 'it said nothing'}")
+
+
+_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL
+
+
+def stop(state: Path) -> None:
+    """End the service if there is one; its commands live on."""
+    fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    number, kill_at = signal.SIGTERM, time.monotonic() + _PATIENCE
+    asked = 0
+    try:
+        while not _is_free(fd):
+            word = os.pread(fd, 20, 0).strip()
+            pid = int(word) if word.isdigit() else 0
+            if time.monotonic() > kill_at + _PATIENCE:
+                raise UsageError(f"the agent that uses {state} does not end")
+            if time.monotonic() > kill_at:
+                number = signal.SIGKILL
+            if pid > 1 and (asked != pid or number is signal.SIGKILL):  # who holds the lock has written this
+                asked = pid
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(0.02)
+    finally:
+        os.close(fd)
+
+
+def _is_free(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+_KEPT = ("identity", "journal", "machine", "news", "program.py", "program.pyc", "log", "log.1", "lock")
+_LEAVE = 30.0  # seconds that commands have to end
+
+
+def leave(state: Path) -> None:
+    """End the service and its commands, and remove all that is kept; what else lies in the folder stays."""
+    stop(state)
+    lock = _lock(state)
+    folder = state / "spool"
+    spools = [Spool(path) for path in folder.iterdir()] if folder.is_dir() else []
+    for spool in spools:
+        spool.tell("cancel")
+    until = time.monotonic() + _LEAVE
+    while time.monotonic() < until and any(spool.tell("") for spool in spools):
+        time.sleep(0.05)
+    for spool in spools:
+        Tree(spool.folder.name).kill()
+        spool.remove()
+    for name in _KEPT:
+        with contextlib.suppress(FileNotFoundError):
+            (state / name).unlink()
+    for empty in (folder, state):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
+    os.close(lock)
 
 
 def status(state: Path) -> None:
@@ -2118,23 +2414,44 @@ def _state_folder(given: str | None) -> Path:
     return state
 
 
+def _policy_file(given: str | None, state: Path) -> Path:
+    if given:
+        return Path(given).absolute()
+    return Path("/etc/fleetflow-agent/policy") if os.geteuid() == 0 else state / "policy"
+
+
 def _read_arguments(argv: list[str]) -> Any:
     import argparse
 
     parser = argparse.ArgumentParser(prog="program.py", description="The agent of fleetflow.")
     parser.add_argument("--version", action="version", version=VERSION)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    enrol = verbs.add_parser("join", help="enrol this host with a join token")
-    enrol.add_argument("--hub", required=True, metavar="URL", help="the address of the hub")
-    enrol.add_argument("--token", required=True, help="the join token; - reads it from stdin")
-    enrol.add_argument("--name", default=socket.gethostname(), help="the name of this host (default: %(default)s)")
-    enrol.add_argument("--fingerprint", metavar="SHA256", help="of the hub's certificate (default: it must be one that this host trusts)")
-    enrol.add_argument("--replace", action="store_true", help="forget an earlier enrolment")
+    joins = verbs.add_parser("join", help="enrol this host with a join token")
+    joins.add_argument("--token", required=True, help="the join token; - reads it from stdin")
+    joins.add_argument("--name", default=socket.gethostname(), help="the name of this host (default: %(default)s)")
+    joins.add_argument("--replace", action="store_true", help="forget an earlier enrolment")
+    enrols = verbs.add_parser("enrol", help="make a credential, and print what the hub is to know of it")
+    for verb in (joins, enrols):
+        verb.add_argument("--hub", required=True, metavar="URL", help="the address of the hub")
+        verb.add_argument(
+            "--fingerprint", metavar="SHA256", help="of the hub's certificate (default: it must be one that this host trusts)"
+        )
     serve = verbs.add_parser("run", help="fetch commands and run them, until SIGTERM")
     serve.add_argument("--commands", type=int, default=4, metavar="N", help="commands at once (default: 4)")
     serve.add_argument("--spool", type=int, default=512, metavar="MIB", help="results kept for the hub, in MiB (default: 512)")
-    shown = verbs.add_parser("status", help="show what this host holds")
-    for verb in (enrol, serve, shown):
+    serve.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="what may run here (default: /etc/fleetflow-agent/policy for root, else STATE/policy, if it is there)",
+    )
+    helps = {
+        "status": "show what this host holds",
+        "start": "run the service in the background",
+        "stop": "end the service; its commands live on",
+        "leave": "end the service and its commands, and remove what it keeps",
+        "unit": "print the service as a unit of systemd",
+    }
+    for verb in (joins, enrols, serve, *(verbs.add_parser(name, help=text) for name, text in helps.items())):
         verb.add_argument(
             "--state", metavar="DIR", help="where it keeps everything (default: /var/lib/fleetflow-agent, or ~/.fleetflow/agent)"
         )
@@ -2151,11 +2468,14 @@ def main(argv: list[str]) -> int:
         state = _state_folder(given.state)
         if given.verb == "run":
             settle(state, argv)
-            return Service(state, Limits(max(1, given.commands), max(1, given.spool) * _MIB)).run()
+            policy = Policy(_policy_file(given.policy, state), is_required=given.policy is not None)
+            return Service(state, Limits(max(1, given.commands), max(1, given.spool) * _MIB, policy)).run()
         if given.verb == "join":
             join(state, given.hub, given.token, given.name, given.fingerprint, replaces=given.replace)
+        elif given.verb == "enrol":
+            enrol(state, given.hub, given.fingerprint)
         else:
-            status(state)
+            {"status": status, "start": start, "stop": stop, "leave": leave, "unit": unit}[given.verb](state)
     except UsageError as error:
         say(str(error))
         return 2

@@ -18,6 +18,8 @@ class SmallAgent:
     id: str = ""
     credential: str = ""
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    boot: str = "boot"
+    generation: int = 1
     has_told: bool = False  # what it knows, in this session
     known: dict[str, str] = field(default_factory=dict)
 
@@ -31,7 +33,7 @@ class SmallAgent:
         return answer
 
     async def post(self, **said: object) -> httpx.Response:
-        body = {"v": 1, "boot": "boot", "session": self.session, "generation": 1, "version": "test", "free": 4, **said}
+        body = {"v": 1, "boot": self.boot, "session": self.session, "generation": self.generation, "version": "test", "free": 4, **said}
         return await self.client.post(
             "/agent/v1/sync", json=body, headers={"Authorization": f"Bearer {self.id}.{self.credential}"}, timeout=60
         )
@@ -66,10 +68,10 @@ class SmallAgent:
             for one in told.get("acks", ()):
                 self.known.pop(one, None)
 
-    async def until(self, key: str, seconds: float = 10) -> dict[str, Any]:
+    async def until(self, key: str, seconds: float = 10, **said: object) -> dict[str, Any]:
         """Poll until the hub says something of this kind."""
         async with asyncio.timeout(seconds):
-            while not (told := await self.sync(wait=seconds)).get(key):
+            while not (told := await self.sync(wait=seconds, **said)).get(key):
                 pass
         return told
 

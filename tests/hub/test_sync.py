@@ -8,13 +8,17 @@ import httpx
 import pytest
 
 from executors.agent.executor import ByAgent
+from executors.attempt import carry_out
 from models.errors import ConnectionLostError, EndNotConfirmedError, NeverStartedError, SpoolLostError, UnreachableError
-from models.states import AgentState
+from models.recorder import Recorder
+from models.records import TaskSpec
+from models.states import AgentState, ExecutionState, TaskState
 from models.values import Attempt, Command, EndedByHost, ExecutorKind, Host, Result, Stream
 from tests.executors.sinks import Collector
 from tests.hub.agents import SmallAgent, done, piece
 from tests.hub.conftest import Enrol
 from tests.servers.hub import TESTS, Hub
+from tests.until import until
 
 
 class Run:
@@ -167,6 +171,28 @@ async def test_what_the_host_cannot_know_is_lost(executor: ByAgent, enrol: Enrol
         await run.end()
 
 
+async def test_an_agent_with_few_free_places_gets_the_oldest_first(executor: ByAgent, enrol: Enrol) -> None:
+    agent = await enrol("a18-oldest")
+    await agent.sync()
+    runs = []
+    for _ in range(3):
+        runs.append(Run(executor, agent.name))
+        await asyncio.sleep(0.1)  # each is queued before the next one
+    first, second, third = (run.id for run in runs)
+
+    async def gets(**said: object) -> list[str]:
+        return [command["id"] for command in (await agent.until("commands", free=1, **said))["commands"]]
+
+    assert await gets() == [first]
+    assert not (await agent.sync(free=0, held=[first])).get("commands")
+    assert await gets() == [second]
+    await agent.sync(free=0, refused=[{"id": second, "reason": "enough"}])
+    assert await gets() == [third]
+    for run in runs:
+        run.task.cancel()
+    await asyncio.wait([run.task for run in runs])
+
+
 async def test_a_cancel_reaches_the_agent_and_waits_for_its_word(executor: ByAgent, enrol: Enrol) -> None:
     agent = await enrol("a9")
     run = Run(executor, "a9")
@@ -200,6 +226,34 @@ async def test_an_agent_that_nobody_sees_any_more_or_that_was_revoked_is_lost(en
             hub.agents().decide([name], AgentState.REVOKED, TESTS)
         with pytest.raises(ConnectionLostError, match="revoked" if name == "a12" else "not seen for 1 s"):
             await run.end(20)
+    await executor.aclose()
+
+
+async def test_an_end_that_comes_after_its_worker_gave_it_up_corrects_the_execution(enrol: Enrol, hub: Hub) -> None:
+    executor = hub.executor(lost_after=0.5)
+    store, owner = hub._stores[-1], executor._mailbox._owner
+    agent, command = await enrol("late"), Command(script="true")
+    task = store.open_task(TaskSpec(name="late", command=command, target="late", hosts=("late",)), owner)
+    (claim,) = store.claim(task.id, owner)
+    recorder = Recorder(store, output_limit=1000)
+    recording = recorder.record(claim)
+    host, one = Host(name="late", executor=ExecutorKind.AGENT), str(claim.attempt.id)
+    run = asyncio.create_task(carry_out(executor, claim.attempt, host, command, recording, connect_timeout=20))
+    await agent.until("commands")
+    await agent.sync(held=[one])
+    await agent.until("go")
+    await agent.sync(accepted=[one], output=[piece(one, 0, b"begin\n")])
+    outcome = await asyncio.wait_for(run, 20)
+    assert (outcome.state, await recording.finish(outcome)) == (ExecutionState.LOST, True)
+    await recorder.aclose()
+    assert store.close_task(task.id).counts[ExecutionState.LOST] == 1
+    agent.known[one] = "running"
+    await agent.sync(output=[piece(one, 6, b"end\n")], done=[done(one, 10)])
+    until(lambda: store.executions(task.id)[0].state is ExecutionState.SUCCEEDED, 30, "the hub's next look")
+    assert b"".join(found.data for found in store.output(claim.attempt_id)) == b"begin\nend\n"
+    assert (store.task(task.id).state, store.task(task.id).counts) == (TaskState.FAILED, store.recount(task.id))
+    assert one in (await agent.until("acks"))["acks"]
+    until(lambda: "agents online: " in hub.log, 30, "what the hub says of those who came")
     await executor.aclose()
 
 
@@ -252,6 +306,7 @@ async def test_an_agent_moves_between_hubs_at_any_time(executor: ByAgent, enrol:
             here, run = agent.client, Run(executor, "mover")
             assert (await agent.until("commands"))["commands"][0]["id"] == run.id
             agent.client, agent.known[run.id] = there, "held"
+            assert "tell" in await agent.sync(held=[run.id]), "this hub has not met it"
             await agent.sync(held=[run.id])
             assert (await agent.until("go"))["go"] == [run.id]
             agent.client, agent.known[run.id] = here, "running"

@@ -77,6 +77,15 @@ def test_only_what_was_held_can_go_and_what_goes_cannot_be_taken_back(access: Ac
     assert Deliveries(access, "machine:home:two").apply([Withdraw(one)]) == [False], "it belongs to another worker"
 
 
+def test_the_agent_is_the_one_of_the_hosts_address_or_else_of_its_name(access: Access, agent: uuid.UUID) -> None:
+    deliveries = Deliveries(access, OWNER)
+
+    def post(address: str, name: str) -> list[bool]:
+        return deliveries.apply([Post(uuid.uuid4(), address, BODY, otherwise=name)])
+
+    assert [post("agent1", "web1"), post("10.0.0.1", "agent1"), post("10.0.0.1", "web1")] == [[True], [True], [False]]
+
+
 def test_what_a_forgotten_worker_queued_is_closed_and_removed(store: Store, access: Access, exchange: Exchange, agent: uuid.UUID) -> None:
     for owner in (OWNER, "machine:home:two"):
         store.take_lease(owner, 60)

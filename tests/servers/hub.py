@@ -168,10 +168,11 @@ class RealAgent:
         own = ["--hub", url, "--token", token, "--name", self.name, "--state", str(self.folder), *arguments]
         return subprocess.run([sys.executable, program.__file__, "join", *own], capture_output=True, check=False, timeout=60)
 
-    def start(self) -> None:
+    def start(self, *before: str) -> None:
+        """Start it, behind the words of another program where that is to watch it."""
         with self.folder.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, program.__file__, "run", "--state", str(self.folder), *self.arguments],
+                [*before, sys.executable, program.__file__, "run", "--state", str(self.folder), *self.arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

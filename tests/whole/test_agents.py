@@ -6,6 +6,7 @@ import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,57 @@ def test_what_a_bad_network_and_deaths_do_together_breaks_nothing(
     round_ = trouble(stack, agents, proxy, tmp_path / "round", random.Random(7), kills=6)  # noqa: S311 - the same moments each time
     assert not round_.found, round_
     assert "lost" not in round_.states, "the hosts could tell"
+
+
+def test_an_agent_comes_over_ssh_is_upgraded_under_a_command_and_leaves_nothing(stack: Stack, tmp_path: Path) -> None:
+    folder = tmp_path / "agent"
+    install = ("agent", "install", "-t", "127.9.1.1,127.9.1.2:1", "--folder", str(folder))
+    done = stack(*install)
+    assert (done.returncode, done.stdout) == (
+        1,
+        "127.9.1.1: agent 127.9.1.1 is installed; it will not survive a reboot: there is no systemd to start it\n",
+    ), done.stderr
+    assert "127.9.1.2:1: unreachable: " in done.stderr
+    until(lambda: _listed(stack, "127.9.1.1")["presence"] == "online", 60, "the agent's first call")
+    assert stack("agent", "rotate", "127.9.1.1").stdout == "new credentials for 127.9.1.1\n"
+    until(lambda: _listed(stack, "127.9.1.1")["generation"] == 2, 30, "the new credential")
+    credential = json.loads((folder / "identity").read_text())["credential"].encode()
+    assert not [path for path in stack.home.rglob("*") if path.is_file() and credential in path.read_bytes()], "it never leaves its host"
+    script = f"echo begin${{SSH_CONNECTION}}; touch {tmp_path}/began; until [ -e {tmp_path}/go ]; do sleep 0.1; done; echo end"
+    assert stack("run", script, "-t", "127.9.1.1", "--no-wait").returncode == 0
+    until((tmp_path / "began").exists, 30, "the command")
+    task, service = stack.newest(), int((folder / "lock").read_text())
+    assert stack(*install).returncode == 1
+    assert int((folder / "lock").read_text()) != service, "the newer program runs"
+    (tmp_path / "go").touch()
+    until(lambda: stack.newest().id != task.id and _is_final(stack, task.id), 60, "the command's end")
+    (execution,) = stack.executions(task.id).values()
+    assert (execution.state, stack.output(execution)) == (ExecutionState.SUCCEEDED, b"begin\nend\n")
+    gone = stack("agent", "remove", "-t", "127.9.1.1", "--folder", str(folder))
+    assert (gone.returncode, gone.stdout) == (0, "127.9.1.1: removed\n"), gone.stderr
+    assert not folder.exists()
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder).encode() in _read(path)], "something of it runs"
+    assert [row["state"] for row in stack.rows("agent", "list", "--state", "revoked") if row["name"] == "127.9.1.1"] == ["revoked"]
+    assert "127.9.1.1" not in {row["name"] for row in stack.rows("host", "list")}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _listed(stack: Stack, name: str) -> dict[str, Any]:
+    return next(row for row in stack.rows("agent", "list") if row["name"] == name)
+
+
+def _is_final(stack: Stack, task: int) -> bool:
+    store = stack.store()
+    try:
+        return store.task(task).state.is_final
+    finally:
+        store.close()
 
 
 def _deliveries(stack: Stack) -> int:

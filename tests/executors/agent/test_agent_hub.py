@@ -6,7 +6,10 @@ import json
 import os
 import ssl
 import stat
+import threading
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from models.values import Attempt
 from tests.executors.agent.agents import Agent, enrolled
-from tests.executors.agent.hub import AGENT, CREDENTIAL, Hub, serve
+from tests.executors.agent.hub import AGENT, CREDENTIAL, Hub, Message, serve
+from tests.executors.processes import marked
 from tests.until import until
 
 
@@ -164,15 +169,51 @@ def test_a_pending_agent_waits_and_a_refused_one_stops(host: Agent) -> None:
     assert "stopped" in host.words
 
 
-def test_a_new_credential_holds_from_then_on(host: Agent) -> None:
+class RenewingHub(Hub):
+    """Lets the agent take a new credential, while a report that came with the old one still waits for its answer."""
+
+    def __init__(self, state: Path) -> None:
+        super().__init__()
+        self.state = state
+        self.has_report = threading.Event()
+        self.is_renewed = threading.Event()
+
+    def sync(self, message: Message, token: str, lives: Callable[[], bool]) -> tuple[int, Message] | None:
+        old = token == f"Bearer {AGENT}.{CREDENTIAL}"
+        if old and "wait" not in message:
+            self.has_report.set()
+            self.is_renewed.wait(10)
+            return 401, {"error": "this credential has been replaced"}
+        if old and "next" in message:
+            self.credential = json.loads((self.state / "identity").read_text())["next"]
+            return 200, {"v": 1, "poll": 0, "taken": message["next"]}
+        if not old:
+            self.is_renewed.set()
+        return super().sync(message, token, lives)
+
+
+def test_a_report_that_was_under_way_with_the_old_credential_is_said_again_at_once(tmp_path: Path) -> None:
+    hub = RenewingHub(tmp_path / "state")
+    with serve(hub) as url, enrolled(tmp_path, hub, url) as host:
+        host.start()
+        attempt = hub.command("echo out")
+        assert hub.has_report.wait(10)
+        hub.order(rotate=True)
+        assert hub.wait_for(attempt, "done").stdout == b"out\n"
+        kept = json.loads((host.state / "identity").read_text())
+        assert (kept["credential"], kept["generation"], "next" in kept) == (hub.credential, 2, False)
+
+
+def test_a_copy_becomes_who_the_hub_says(host: Agent) -> None:
     host.start()
     until(lambda: host.hub.known)
-    with host.hub.changed:
-        host.hub.orders.append({"credential": "e" * 64})
-        host.hub.changed.notify_all()
-    until(lambda: json.loads((host.state / "identity").read_text())["credential"] == "e" * 64)
-    host.hub.credential = "e" * 64
-    assert host.hub.wait_for(host.hub.command("true"), "done").done
+    host.hub.order(identity={"agent": "not an id", "name": "web1-2", "generation": 1})
+    until(lambda: not host.hub.orders)
+    other = str(uuid.uuid4())
+    host.hub.order(identity={"agent": other, "name": "web1-2", "generation": 1})
+    until(lambda: f"from now on this is web1-2 ({other})" in host.words)
+    kept = json.loads((host.state / "identity").read_text())
+    assert (kept["agent"], kept["name"], kept["credential"], kept["hub"]) == (other, "web1-2", CREDENTIAL, host.url)
 
 
 def test_two_agents_never_share_a_folder(host: Agent) -> None:
@@ -180,6 +221,27 @@ def test_two_agents_never_share_a_folder(host: Agent) -> None:
     until(lambda: host.hub.known)
     other = host.verb("run", "--state", str(host.state))
     assert (other.returncode, f"another agent uses {host.state}" in other.stderr) == (2, True)
+
+
+def test_who_leaves_ends_the_service_and_its_commands_and_keeps_nothing(host: Agent, tmp_path: Path) -> None:
+    host.start()
+    attempt = host.hub.command(f"trap '' TERM; nohup setsid sleep 1000 & touch {tmp_path}/began; wait; wait")
+    until((tmp_path / "began").exists)
+    (host.state / "theirs").touch()
+    assert host.verb("leave", "--state", str(host.state)).returncode == 0
+    assert host.process
+    assert host.process.wait(10) == 0
+    assert not host.keepers(attempt)
+    assert not marked(Attempt(id=uuid.UUID(attempt)))
+    assert [path.name for path in host.state.iterdir()] == ["theirs"]
+
+
+def test_what_does_not_start_says_why(tmp_path: Path) -> None:
+    host = Agent(tmp_path / "state", Hub(), "")
+    for _ in range(2):
+        done = host.verb("start", "--state", str(host.state))
+        assert (done.returncode, "it does not start: fleetflow-agent: this host is not enrolled" in done.stderr) == (2, True)
+    assert host.verb("stop", "--state", str(host.state)).returncode == 0
 
 
 def test_status_says_what_it_holds(host: Agent, tmp_path: Path) -> None:

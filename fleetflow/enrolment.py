@@ -1,0 +1,43 @@
+"""What the commands about agents share: the agents in the database, and where their hub is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fleetflow.state import read_state
+from models.errors import UnavailableError
+from models.settings import Settings
+
+if TYPE_CHECKING:  # SQLAlchemy takes a third of a second
+    from models.agents import Agents
+
+PROGRAM = Path(__file__).parent.parent / "executors" / "agent" / "program.py"
+
+
+@contextmanager
+def open_agents(settings: Settings) -> "Iterator[Agents]":
+    """The agents of our database."""
+    from models.access import Access
+    from models.agents import Agents
+
+    access = Access.open(settings.database)
+    try:
+        yield Agents(access)
+    finally:
+        access.close()
+
+
+def ring(settings: Settings) -> None:
+    """Let the hubs of this machine look at once."""
+    from models import bells
+
+    bells.ring(settings.home, bells.Kind.HUB)
+
+
+def hub_url(settings: Settings) -> str:
+    """Where the hub of the local stack listens; raises `UnavailableError`."""
+    state = read_state(settings.home)
+    if state is None or not state.is_running or not state.hub_url:
+        raise UnavailableError("the local stack", f"does not run in {settings.home}; `fleetflow up -d` starts it, or give --hub URL")
+    return state.hub_url
