@@ -51,7 +51,7 @@ def run_agents(stack: Stack, proxy: Proxy, folder: Path, number: int) -> Iterato
         until(lambda: len(stack.rows("host", "list", f"agent[1-{number}]")) == number, 30, "the agents in the inventory", every=0.2)
         for agent in made:
             agent.start()
-            ends.callback(agent.stop)
+            ends.callback(agent.end)
         yield made
 
 

@@ -765,6 +765,7 @@ def link_once(folder: Path, word: str) -> bool:
 # --- The keeper ---
 
 _NEWS = 0.1  # seconds between two calls to the service because of output
+_LOOK = 2.0  # seconds between looks whether what is held can still be started
 _CONFIRM = 15.0  # seconds beyond the grace, for the runner to say that the tree has ended
 
 
@@ -994,10 +995,13 @@ class Keeper:
             self._stop("timed_out")
         if self._give_up_at is not None and now >= self._give_up_at and not self._is_over:
             self._not_confirmed(self._asked or "killed", "its end was not confirmed")
+        if self._state == "held" and not self._folder.exists():
+            sys.exit(0)  # somebody has removed the agent: nobody will ever say that it shall start
 
     def _patience(self) -> int | None:
         """Milliseconds until something is due."""
-        due = [moment for moment in (self._news_at, self._timeout_at, self._give_up_at) if moment is not None]
+        looks = time.monotonic() + _LOOK if self._state == "held" else None
+        due = [moment for moment in (self._news_at, self._timeout_at, self._give_up_at, looks) if moment is not None]
         return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
 
     def _call(self) -> None:

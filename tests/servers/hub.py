@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -189,6 +189,14 @@ class RealAgent:
             self.process.wait(20)
             self.process = None
 
+    def end(self) -> None:
+        """Stop it, and what it still holds: that waits for an agent's next life."""
+        self.stop()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if (line := path.read_bytes()).startswith(sys.executable.encode()) and f"{self.folder}/spool/".encode() in line:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
 
 @contextmanager
 def run_agent(hub: Hub, folder: Path, name: str = "web1", *, arguments: tuple[str, ...] = ()) -> Iterator[RealAgent]:
@@ -200,4 +208,4 @@ def run_agent(hub: Hub, folder: Path, name: str = "web1", *, arguments: tuple[st
     try:
         yield agent
     finally:
-        agent.stop()
+        agent.end()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -73,6 +74,17 @@ def test_a_held_one_survives_its_agent(host: Agent, tmp_path: Path) -> None:
     host.hub.order(go=[attempt])
     assert (host.hub.wait_for(attempt, "done").done or {})["exit_code"] == 7
     assert _runs(tmp_path) == 1
+
+
+def test_a_held_one_goes_with_the_agents_folder(host: Agent, tmp_path: Path) -> None:
+    host.hub.is_slow = True
+    attempt = host.start().hub.command(_slow(tmp_path))
+    host.hub.wait_for(attempt, "held")
+    host.kill()
+    assert host.keepers(attempt)
+    shutil.rmtree(host.state)
+    until(lambda: not host.keepers(attempt), 20)
+    assert _runs(tmp_path) == 0
 
 
 def test_a_held_one_whose_keeper_is_killed_has_never_started(host: Agent, tmp_path: Path) -> None:
