@@ -11,7 +11,7 @@ export CMD TARGET
 # Program:package pairs of Debian and Ubuntu; what is missing is installed where that is allowed.
 TEST_PROGRAMS := sshd:openssh-server ssh:openssh-client ssh-agent:openssh-client dropbear:dropbear-bin dash:dash bash:bash \
 	busybox:busybox tcsh:tcsh fish:fish ip:iproute2 ps:procps setsid:util-linux strace:strace sudo:sudo \
-	chromium:chromium systemd-analyze:systemd
+	chromium:chromium systemd-analyze:systemd setpriv:util-linux initdb:postgresql
 
 .PHONY: run test check bench chaos profile soak screenshots setup lock clean
 

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from typing import Self
 
 from sqlalchemy import Connection, Engine, update
-from sqlalchemy.exc import OperationalError
 
-from models import database, workers
+from models import database, postgres, workers
 from models.errors import UnavailableError
 from models.tables import StackRow
 
@@ -19,7 +18,7 @@ class Access:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._writer = engine.execution_options(write=True)
+        self._writer = database.writer(engine)
         self._owner: str | None = None  # the worker in whose name everything is written
 
     @classmethod
@@ -42,25 +41,25 @@ class Access:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One view of the database."""
-        try:
-            with self.engine.connect() as connection:
-                yield connection
-        except OperationalError as error:
-            raise UnavailableError("database", str(error.orig)) from error
+        """One view of the database; raises `UnavailableError`."""
+        with database.explained(), self.engine.connect() as connection:
+            yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction; raises `LeaseLostError`."""
+        """One transaction, beside which nobody else writes; raises `LeaseLostError` and `UnavailableError`."""
+        number = None  # of the transaction, once nothing is left of it but its commit
         try:
-            with self._writer.begin() as connection:
+            with database.explained(), self._writer.begin() as connection:
                 if self._owner is not None:
                     workers.check(connection, self._owner)
                 yield connection
-        except OperationalError as error:  # locked, full, gone
-            raise UnavailableError("database", str(error.orig)) from error
+                number = postgres.number(connection)
+        except UnavailableError:
+            if number is None or not postgres.was_committed(self.engine, number):
+                raise
 
 
 def tick(connection: Connection) -> int:
-    """The bus's next count. Until this transaction ends nobody else gets one, so what is seen in order was committed in order."""
+    """The bus's next count. Whoever writes is alone, so what is seen in order was committed in order."""
     return connection.execute(_TICK).scalar_one()

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, insert, select
 
 from models.access import Access
 from models.errors import AuditError
-from models.tables import AuditRow, StackRow
+from models.tables import AuditRow
 
 _WORDS = 500  # characters of what an entry says of one thing
 _CHUNK = 1000  # entries that are read at a time
@@ -61,8 +61,7 @@ class Entry:
 
 
 def write(connection: Connection, actor: Actor, action: str, name: object, *, result: Result = Result.DONE, detail: str = "") -> None:
-    """Add an entry, in the transaction of the change that it tells of."""
-    connection.execute(_ALONE)
+    """Add an entry, in the transaction of the change that it tells of. It is alone, so that entries follow each other."""
     last = connection.execute(_LAST).one_or_none()
     entry = Entry(
         id=last.id + 1 if last else 1,
@@ -119,8 +118,6 @@ class Audit:
         return [_entry(row) for row in rows]
 
 
-# Entries are written one after another, as their digests need: SQLite's writers are alone anyway.
-_ALONE = select(StackRow.id).with_for_update()
 _LAST = select(AuditRow.id, AuditRow.digest).order_by(AuditRow.id.desc()).limit(1)
 _ENTRIES = select(*AuditRow.__table__.c)
 

@@ -1,33 +1,38 @@
-"""Opens the database: SQLite as we want it, PostgreSQL as it comes; and knows the version of its tables."""
+"""Opens the database, SQLite or PostgreSQL (postgres.py), and knows the version of its tables."""
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from models import postgres
 from models.errors import DatabaseVersionError, SettingsError, UnavailableError
+from models.settings import source, without_password
 from models.tables import VERSION
 
 _EMPTY = "holds nothing yet; the first `fleetflow run` makes it, or `fleetflow db upgrade`"
+_WRONG = "is no URL of SQLite or PostgreSQL: write sqlite:////PATH or postgresql://USER@HOST/DATABASE"
 _BUSY_TIMEOUT = 30_000  # milliseconds another writer may take
 
 
 def connect(url: str, *, cache_kib: int = 8192, create: bool = False) -> Engine:
-    """An engine for `url`; a SQLite file that is missing is created only when asked for.
-
-    Writers ask for `execution_options(write=True)`, so that SQLite locks at BEGIN and not in the middle.
-    """
+    """An engine for `url`; a SQLite file that is missing is created only when asked for. Raises `SettingsError`."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise SettingsError("database_url", str(error)) from None
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed)
+    except ArgumentError:  # its message may hold a password
+        raise SettingsError(source("database_url"), _WRONG) from None
+    if postgres.is_postgres(parsed):
+        return postgres.connect(parsed)
+    if parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
+        raise SettingsError(source("database_url"), _WRONG)
     if parsed.database:
         _find(Path(parsed.database), create=create)
     engine = create_engine(parsed)
@@ -36,6 +41,29 @@ def connect(url: str, *, cache_kib: int = 8192, create: bool = False) -> Engine:
     event.listen(engine, "connect", lambda raw, _: _configure(raw, cache_kib))
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def writer(engine: Engine) -> Engine:
+    """The same engine, whose transactions are alone from their BEGIN on: nobody else writes until they end."""
+    options = {"write": True} if engine.dialect.name == "sqlite" else postgres.writing()
+    return engine.execution_options(**options)
+
+
+@contextmanager
+def explained(what: str = "database") -> Iterator[None]:
+    """Make one error of all that passes when the database is locked, full, gone or turned into a standby: `UnavailableError`."""
+    try:
+        yield
+    except PoolTimeoutError:
+        raise UnavailableError(what, "all of this process's connections are in use") from None
+    except DBAPIError as error:
+        if not (error.connection_invalidated or isinstance(error, OperationalError | InternalError)):
+            raise
+        raise UnavailableError(what, _first_line(error)) from error
+
+
+def _first_line(error: DBAPIError) -> str:
+    return next(iter(str(error.orig).splitlines()), type(error.orig).__name__)
 
 
 def _find(path: Path, *, create: bool) -> None:
@@ -74,7 +102,10 @@ def _begin(connection: Connection) -> None:
 
 
 def upgrade(url: str) -> str:
-    """Bring the database at `url` to this program's version, creating it when it is new; returns that version."""
+    """Bring the database at `url` to this program's version, creating it when it is new; returns that version.
+
+    Of several that do it at once one does, and the others wait for it. Raises `UnavailableError`.
+    """
     from alembic import command, config  # a quarter of a second that only an upgrade needs
 
     engine = connect(url, create=True)
@@ -84,7 +115,10 @@ def upgrade(url: str) -> str:
         if found != VERSION:
             settings = config.Config(attributes={"engine": engine})
             settings.set_main_option("script_location", "models:migrations")
-            command.upgrade(settings, "head")
+            try:
+                command.upgrade(settings, "head")
+            except DatabaseError as error:  # also where the user may not create tables
+                raise UnavailableError(f"database {_name(engine)}", f"cannot be upgraded: {_first_line(error)}") from error
         return VERSION
     finally:
         engine.dispose()
@@ -121,10 +155,10 @@ def _version(engine: Engine) -> str | None:
                 return None
             return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     except DatabaseError as error:
-        raise UnavailableError(f"database {_name(engine)}", str(error.orig).splitlines()[0]) from None
+        raise UnavailableError(f"database {_name(engine)}", _first_line(error)) from None
     except sqlite3.DatabaseError as error:
         raise UnavailableError(f"database {_name(engine)}", str(error)) from None
 
 
 def _name(engine: Engine) -> str:
-    return engine.url.render_as_string(hide_password=True)
+    return without_password(str(engine.url.render_as_string(hide_password=True)))

@@ -2,11 +2,13 @@
 
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Dialect, Engine, Integer, Row, Select, bindparam, func, literal_column, select
 
-from models.errors import NotFoundError
+from models import database
+from models.errors import NotFoundError, UnavailableError
 from models.policy import Policy
 from models.records import Claim, Execution, OpenTask, Piece, Task, TaskLine
 from models.states import ExecutionState, TaskState
@@ -40,19 +42,20 @@ class Prepared:
         self._order = compiled.positiontup
 
     def rows(self, engine: Engine, **values: object) -> list[Any]:
-        connection = engine.raw_connection()
+        """What it finds; raises `UnavailableError`."""
+        given = self._defaults | values
         try:
-            cursor = connection.cursor()
-            given = self._defaults | values
-            cursor.execute(self._text, tuple(given[name] for name in self._order) if self._order else given)
-            return list(cursor.fetchall())
-        finally:
-            connection.close()
+            with database.explained(), closing(engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute(self._text, tuple(given[name] for name in self._order) if self._order else given)
+                return list(cursor.fetchall())
+        except engine.dialect.loaded_dbapi.OperationalError as error:
+            raise UnavailableError("database", str(error)) from error
 
 
 LINE = select(*(TaskRow.__table__.c[name] for name in TaskLine._fields))
 _LINE_OF_FLOW_RUN = LINE.where(TaskRow.flow_run_id == bindparam("flow_run"))
-TASK_LINES = LINE.where(TaskRow.id < bindparam("before", type_=Integer)).order_by(TaskRow.id.desc()).limit(bindparam("most", type_=Integer))
+TASK_LINES = LINE.where(TaskRow.id < bindparam("before")).order_by(TaskRow.id.desc()).limit(bindparam("most", type_=Integer))
 
 
 def line_of_flow_run(connection: Connection, flow_run_id: uuid.UUID) -> TaskLine | None:

@@ -68,7 +68,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    database_url: str = Field(default="", description="SQLAlchemy URL of fleetflow's database; default: fleetflow.db in FLEETFLOW_HOME")
+    database_url: str = Field(
+        default="", description="fleetflow's database, sqlite:// or postgresql://; default: fleetflow.db in FLEETFLOW_HOME"
+    )
     prefect_api_url: str | None = Field(default=None, description="Prefect API to use instead of the local stack's own")
     prefect_api_auth: SecretStr | None = Field(default=None, description="auth string `user:password` of that Prefect API")
     work_pool: str = Field(default="fleetflow", description="Prefect work pool that the worker serves")
@@ -173,7 +175,12 @@ class Settings(BaseSettings):
     @cached_property
     def database_shown(self) -> str:
         """The database's URL without its password."""
-        return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", self.database)
+        return without_password(self.database)
+
+
+def without_password(url: str) -> str:
+    """A database's URL as it may be shown; a password may also stand behind the `?`."""
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", url))
 
 
 def source(key: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Integer, LargeBinary, bindparam, case, func, select
+from sqlalchemy import Connection, Integer, LargeBinary, bindparam, case, cast, func, select
 
 from models.records import Piece
 from models.tables import OutputRow
@@ -101,7 +101,7 @@ _SKIPPED = case((OutputRow.offset < bindparam("begin"), bindparam("begin") - Out
 _RANGE = (
     select(
         (OutputRow.offset + _SKIPPED).label("offset"),
-        func.substr(OutputRow.data, _SKIPPED + 1, bindparam("size", type_=Integer), type_=LargeBinary).label("data"),
+        func.substr(OutputRow.data, cast(_SKIPPED + 1, Integer), bindparam("size", type_=Integer), type_=LargeBinary).label("data"),
     )
     .where(*_OF_STREAM, OutputRow.offset >= bindparam("from"), OutputRow.offset < bindparam("to"))
     .order_by(OutputRow.offset)

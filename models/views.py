@@ -166,11 +166,11 @@ _COLUMNS = [TaskRow.__table__.c[name] for name in TaskLine._fields]
 _LINE = select(*_COLUMNS).where(TaskRow.id == bindparam("task"))
 _LINES = (
     select(*_COLUMNS)
-    .where(TaskRow.id < bindparam("before", type_=Integer), TaskRow.id >= bindparam("floor", type_=Integer))
+    .where(TaskRow.id < bindparam("before"), TaskRow.id >= bindparam("floor"))
     .order_by(TaskRow.id.desc())
     .limit(bindparam("most", type_=Integer))
 )
-_FLOOR = select(TaskRow.id).where(TaskRow.id < bindparam("before", type_=Integer)).order_by(TaskRow.id.desc()).limit(1).offset(SCAN - 1)
+_FLOOR = select(TaskRow.id).where(TaskRow.id < bindparam("before")).order_by(TaskRow.id.desc()).limit(1).offset(SCAN - 1)
 
 
 _rank = case({state.value: rank for rank, state in enumerate(ATTENTION)}, value=ExecutionRow.state)

@@ -30,8 +30,7 @@ _RENEW = (
     .where(WorkerRow.owner == bindparam("worker"), WorkerRow.ended_at.is_(None))
     .values(lease_until=Clock() + bindparam("seconds", type_=Float))
 )
-# FOR SHARE holds a reaper off until this transaction has ended; SQLite's writers are alone anyway.
-_LIVES = select(WorkerRow.owner).where(WorkerRow.owner == bindparam("worker"), WorkerRow.ended_at.is_(None)).with_for_update(read=True)
+_LIVES = select(WorkerRow.owner).where(WorkerRow.owner == bindparam("worker"), WorkerRow.ended_at.is_(None))
 
 
 def renew(connection: Connection, owner: str, seconds: float) -> bool:
@@ -40,7 +39,7 @@ def renew(connection: Connection, owner: str, seconds: float) -> bool:
 
 
 def check(connection: Connection, owner: str) -> None:
-    """Raise `LeaseLostError` when somebody has ended this worker; until this transaction's end nobody can."""
+    """Raise `LeaseLostError` when somebody has ended this worker; beside this transaction nobody can."""
     if connection.execute(_LIVES, {"worker": owner}).first() is None:
         raise LeaseLostError(owner)
 

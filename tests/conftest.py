@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.postgres import PostgresServer, run_postgres
 from tests.servers.prefect import PrefectServer, run_prefect_server
 from tests.servers.sshd import Sshd, run_sshd
 
@@ -49,4 +50,11 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """Prefect's API; it takes ten seconds to start, so all tests share it."""
     with run_prefect_server(tmp_path_factory.mktemp("prefect-server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; each test takes a database of its own from it."""
+    with run_postgres() as server:
         yield server

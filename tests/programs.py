@@ -2,14 +2,18 @@
 
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+# Where Debian puts PostgreSQL's own programs, each version's in a folder of its own; the newest first.
+_POSTGRESQL = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+
 
 def need(name: str) -> str:
     """The path of a program."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(["/usr/sbin", "/sbin", *_POSTGRESQL]))
     if not found:
         _do_without(f"{name} is not installed")
     return found

@@ -2,6 +2,7 @@
 # Installs missing Debian packages, or names them. Usage: programs.sh PROGRAM:PACKAGE ...   or: programs.sh --python
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
+for programs in /usr/lib/postgresql/*/bin; do PATH=$PATH:$programs; done
 
 if [ "${1:-}" = --python ]; then
     missing="python3 python3-venv"
@@ -22,7 +23,12 @@ if ! command -v apt-get >/dev/null 2>&1 || ! $root true 2>/dev/null; then
     exit 0
 fi
 echo "Installing:$missing"
-$root env DEBIAN_FRONTEND=noninteractive sh -c "
+case $missing in
+*postgresql*) # its programs are wanted, and no server that it would set up and start
+    $root sh -c 'file=/etc/postgresql-common/createcluster.conf
+        [ -e $file ] || { mkdir -p ${file%/*} && echo "create_main_cluster = false" >$file; }' ;;
+esac
+$root env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 sh -c "
     apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 ||
     { apt-get update -qq
       for package in $missing; do # one by one: a system may have no package of one of these names

@@ -67,7 +67,7 @@ class Stack:
         return state
 
     def store(self) -> Store:
-        return Store.open(f"sqlite:///{self.home / 'fleetflow.db'}")
+        return Store.open(self.environ.get("FLEETFLOW_DATABASE_URL", f"sqlite:///{self.home / 'fleetflow.db'}"))
 
     def newest(self) -> Task:
         store = self.store()

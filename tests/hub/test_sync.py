@@ -299,7 +299,7 @@ async def test_a_hub_that_is_killed_knows_everything_again(executor: ByAgent, en
 
 async def test_an_agent_moves_between_hubs_at_any_time(executor: ByAgent, enrol: Enrol, hub: Hub) -> None:
     agent = await enrol("mover")
-    other = Hub(hub.home)
+    other = Hub(hub.home, hub.settings)
     other.start()
     try:
         async with httpx.AsyncClient(base_url=other.url, timeout=60, trust_env=False) as there:

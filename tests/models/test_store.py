@@ -1,4 +1,3 @@
-import sqlite3
 import stat
 import threading
 import uuid
@@ -17,6 +16,7 @@ from models.states import ExecutionState, TaskState
 from models.store import Store
 from models.tables import Base
 from models.values import Command, Stream
+from tests.models.conftest import Raw, migrate
 
 OWNER = "machine:home:one"
 SUCCEEDED = Outcome(state=ExecutionState.SUCCEEDED, exit_code=0)
@@ -214,13 +214,11 @@ def test_five_writers_and_a_reader_never_see_a_locked_database(url: str) -> None
     store.close()
 
 
-def test_the_file_is_private_and_in_wal_mode(tmp_path: Path) -> None:
+def test_the_file_is_private_and_in_wal_mode(tmp_path: Path, raw: Raw) -> None:
     path = tmp_path / "new" / "fleetflow.db"
     database.upgrade(f"sqlite:///{path}")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    raw = sqlite3.connect(path)
-    assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    raw.close()
+    assert raw(f"sqlite:///{path}", "PRAGMA journal_mode") == [("wal",)]
 
 
 def test_the_migrations_make_the_tables_that_the_classes_declare(url: str) -> None:
@@ -235,9 +233,8 @@ def test_the_migrations_make_the_tables_that_the_classes_declare(url: str) -> No
     assert ScriptDirectory(str(Path(database.__file__).parent / "migrations")).get_current_head() == database.VERSION
 
 
-def test_the_database_itself_refuses_what_the_states_forbid(store: Store, url: str) -> None:
+def test_the_database_itself_refuses_what_the_states_forbid(store: Store, url: str, raw: Raw) -> None:
     task = store.open_task(spec("web1"), OWNER)
-    raw = sqlite3.connect(url.removeprefix("sqlite:///"))
     for statement in (
         "UPDATE execution SET state = 'odd'",
         "UPDATE execution SET state = 'running'",
@@ -246,17 +243,13 @@ def test_the_database_itself_refuses_what_the_states_forbid(store: Store, url: s
         "UPDATE task SET state = 'succeeded'",
         "INSERT INTO execution (task_id, host) VALUES (1, 'web1')",
     ):
-        with pytest.raises(sqlite3.IntegrityError):
-            raw.execute(statement)
-    raw.close()
+        with pytest.raises(IntegrityError):
+            raw(url, statement)
     assert store.task(task.id) == task
 
 
-def test_a_database_of_a_newer_version_is_left_alone(store: Store, url: str) -> None:
-    raw = sqlite3.connect(url.removeprefix("sqlite:///"))
-    raw.execute("UPDATE alembic_version SET version_num = '9999'")
-    raw.commit()
-    raw.close()
+def test_a_database_of_a_newer_version_is_left_alone(url: str, raw: Raw) -> None:
+    raw(url, "UPDATE alembic_version SET version_num = '9999'")
     for call in (Store.open, database.upgrade):
         with pytest.raises(DatabaseVersionError, match="newer fleetflow"):
             call(url)
@@ -271,11 +264,13 @@ def test_a_database_that_is_not_there_yet_is_not_made_by_looking(tmp_path: Path)
         Store.open(f"sqlite:///{tmp_path / 'empty.db'}")
 
 
-def test_a_database_that_goes_away_does_not_come_back_empty(store: Store, tmp_path: Path) -> None:
+def test_a_database_that_goes_away_does_not_come_back_empty(sqlite_url: str, tmp_path: Path) -> None:
+    store = Store.open(sqlite_url)
     store.access.engine.dispose()
     (tmp_path / "fleetflow.db").unlink()
-    with pytest.raises(UnavailableError, match="unable to open"):
-        store.identity()
+    for ask in (store.identity, store.tasks):
+        with pytest.raises(UnavailableError, match="unable to open"):
+            ask()
     assert not (tmp_path / "fleetflow.db").exists()
 
 
@@ -285,25 +280,17 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         Store.open(f"sqlite:///{tmp_path / 'odd.db'}")
 
 
-def test_a_task_of_the_first_tables_is_kept_by_the_migrations(tmp_path: Path) -> None:
-    from alembic import command, config
-
-    url = f"sqlite:///{tmp_path / 'old.db'}"
-    engine = database.connect(url, create=True)
-    settings = config.Config(attributes={"engine": engine})
-    settings.set_main_option("script_location", "models:migrations")
-    command.upgrade(settings, "0001")
-    engine.dispose()
-    raw = sqlite3.connect(tmp_path / "old.db")
-    raw.execute(
+def test_a_task_of_the_first_tables_is_kept_by_the_migrations(old_url: str, raw: Raw) -> None:
+    migrate(old_url, "0001")
+    raw(
+        old_url,
         "INSERT INTO task (id, name, script, env, stdin, target, hosts, pending, created_at)"
-        " VALUES (7, 'old', 'uptime', '{}', x'', 'web1', 1, 1, 1.0)"
+        " VALUES (7, 'old', 'uptime', '{}', :nothing, 'web1', 1, 1, 1.0)",
+        nothing=b"",
     )
-    raw.execute("INSERT INTO execution (task_id, host) VALUES (7, 'web1')")
-    raw.commit()
-    raw.close()
-    database.upgrade(url)
-    store = Store.open(url)
+    raw(old_url, "INSERT INTO execution (task_id, host) VALUES (7, 'web1')")
+    database.upgrade(old_url)
+    store = Store.open(old_url)
     assert store.task(7).command == Command(script="uptime")
     assert [execution.host for execution in store.executions(7)] == ["web1"]
     store.close()

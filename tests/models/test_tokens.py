@@ -1,9 +1,6 @@
 """API tokens, and the audit trail that all changes leave."""
 
-import sqlite3
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,25 +8,19 @@ from models.access import Access
 from models.audit import NOTHING, Actor, Audit, Result
 from models.errors import AuditError, NotFoundError, UsageError
 from models.tokens import Role, Scope, Tokens
+from tests.models.conftest import Raw
 
 ALICE = Actor("alice", "command line")
 
 
-@pytest.fixture
-def access(url: str) -> Iterator[Access]:
-    access = Access.open(url)
-    yield access
-    access.close()
-
-
-def test_a_token_is_found_by_itself_alone_until_it_is_revoked(access: Access, tmp_path: Path) -> None:
+def test_a_token_is_found_by_itself_alone_until_it_is_revoked(access: Access, url: str, raw: Raw) -> None:
     tokens = Tokens(access)
     clear = tokens.create("ci", Role.OPERATOR, ALICE, scope=Scope("@web", "uptime"))
     found = tokens.find(clear)
     assert found is not None
     assert (found.name, found.role, found.scope) == ("ci", Role.OPERATOR, Scope("@web", "uptime"))
     assert tokens.find(clear[:-1] + "x") is None
-    assert clear.encode() not in (tmp_path / "fleetflow.db").read_bytes() + (tmp_path / "fleetflow.db-wal").read_bytes()
+    assert clear not in str(raw(url, "SELECT * FROM api_token") + raw(url, "SELECT * FROM audit"))
     with pytest.raises(UsageError, match="there is one of that name"):
         tokens.create("ci", Role.VIEWER, ALICE)
     tokens.revoke("ci", ALICE)
@@ -87,13 +78,12 @@ def test_changes_and_refusals_are_in_the_trail(access: Access) -> None:
         ("DELETE FROM audit WHERE id = 3", "it was cut off"),
     ],
 )
-def test_a_trail_that_was_changed_is_seen(access: Access, tmp_path: Path, harm: str, message: str) -> None:
+def test_a_trail_that_was_changed_is_seen(access: Access, url: str, raw: Raw, harm: str, message: str) -> None:
     trail = Audit(access)
     for number in range(3):
         trail.refuse(ALICE, "test", number, "")
     _, head = trail.verify()
-    with sqlite3.connect(tmp_path / "fleetflow.db") as raw:
-        raw.execute(harm)
+    raw(url, harm)
     with pytest.raises(AuditError, match=message):
         trail.verify(head)
 

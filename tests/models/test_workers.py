@@ -1,11 +1,10 @@
 """Leases, what becomes of a dead worker's tasks, and cancels, as the store keeps them."""
 
 import asyncio
-import sqlite3
 import threading
 import time
 import uuid
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +14,7 @@ from models.lease import Lease
 from models.records import WORKER_STOPPED, Outcome, Printed
 from models.states import ExecutionState, TaskState
 from models.store import Store
+from tests.models.conftest import Raw, migrate
 from tests.models.test_store import OWNER, finish, spec, start, states
 from tests.until import until
 
@@ -23,9 +23,11 @@ LOST = Outcome(state=ExecutionState.LOST, error="its worker died")
 
 
 @pytest.fixture
-def other(url: str) -> Store:
+def other(url: str) -> Iterator[Store]:
     """The same database as another process sees it."""
-    return Store.open(url)
+    store = Store.open(url)
+    yield store
+    store.close()
 
 
 def _die(store: Store) -> None:
@@ -49,16 +51,16 @@ def test_a_living_worker_is_not_taken_over(store: Store, other: Store) -> None:
     assert other.take_over(DEAD, OWNER, certainly=True), "its lock says that its process has ended"
 
 
-def test_one_reaper_takes_a_dead_worker_and_another_only_when_that_one_has_died_too(store: Store, other: Store) -> None:
+def test_one_reaper_takes_a_dead_worker_and_another_only_when_that_one_has_died_too(url: str, store: Store, other: Store) -> None:
     _die(store)
     other.take_lease(OWNER, 60)
     assert other.take_over(DEAD, OWNER)
     assert other.take_over(DEAD, OWNER), "again, after a failure in the middle"
     assert not other.take_over(DEAD, "machine:home:third")
     other.leave(OWNER)
-    other = Store.open(str(other.access.engine.url))
-    assert other.take_over(DEAD, "machine:home:third")
-    other.close()
+    third = Store.open(url)
+    assert third.take_over(DEAD, "machine:home:third")
+    third.close()
 
 
 def test_a_worker_that_was_taken_for_dead_can_write_nothing(store: Store, other: Store) -> None:
@@ -162,6 +164,7 @@ def test_a_request_counts_once_a_task_is_open_and_not_again_when_it_is_resumed(s
     assert store.task(task.id).cancel_requested_by is None
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # which database does not matter, and it takes a second
 def test_a_lease_is_renewed_while_the_event_loop_is_busy(store: Store, other: Store) -> None:
     lease = Lease(store, DEAD, 0.3)
     time.sleep(0.9)  # as a loop that computes does
@@ -188,27 +191,18 @@ async def test_who_waits_to_be_sure_hears_of_the_loss(store: Store, other: Store
     lease.close()
 
 
-def test_what_was_open_before_there_were_leases_belongs_to_a_dead_worker(tmp_path: Path) -> None:
-    from alembic import command, config
-
-    url = f"sqlite:///{tmp_path / 'old.db'}"
-    engine = database.connect(url, create=True)
-    settings = config.Config(attributes={"engine": engine})
-    settings.set_main_option("script_location", "models:migrations")
-    command.upgrade(settings, "0001")
-    raw = sqlite3.connect(tmp_path / "old.db")
+def test_what_was_open_before_there_were_leases_belongs_to_a_dead_worker(old_url: str, raw: Raw) -> None:
+    migrate(old_url, "0001")
     for number, owner, finished in ((1, DEAD, None), (2, DEAD, None), (3, "machine:home:left", 5.0), (4, None, None)):
         state = "failed" if finished else "pending"
-        raw.execute(
+        raw(
+            old_url,
             "INSERT INTO task (id, name, script, env, stdin, target, owner, state, hosts, pending, created_at, finished_at)"
-            " VALUES (?, 'old', 'true', '{}', '', 'web1', ?, ?, 1, 1, 1.0, ?)",
-            (number, owner, state, finished),
-        )
-    raw.commit()
-    raw.close()
-    engine.dispose()
-    database.upgrade(url)
-    store = Store.open(url)
+            " VALUES (:id, 'old', 'true', '{}', '', 'web1', :owner, :state, 1, 1, 1.0, :finished)",
+            id=number, owner=owner, state=state, finished=finished,
+        )  # fmt: skip
+    database.upgrade(old_url)
+    store = Store.open(old_url)
     assert store.dead_workers() == [DEAD]
     assert [task.id for task in store.open_tasks(DEAD)] == [1, 2]
     store.close()

@@ -62,7 +62,7 @@ class Hub:
 
     @property
     def database(self) -> str:
-        return f"sqlite:///{self.home / 'fleetflow.db'}"
+        return self.settings.get("FLEETFLOW_DATABASE_URL", f"sqlite:///{self.home / 'fleetflow.db'}")
 
     @property
     def log(self) -> str:
@@ -132,10 +132,10 @@ class Hub:
 
 @contextmanager
 def run_hub(home: Path, **settings: str) -> Iterator[Hub]:
-    """A hub on a new database."""
+    """A hub on a new database, or on the one of its settings."""
     home.mkdir(parents=True, exist_ok=True)
-    database.upgrade(f"sqlite:///{home / 'fleetflow.db'}")
     hub = Hub(home, settings)
+    database.upgrade(hub.database)
     try:
         hub.start()
         yield hub

@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 
 
 class Relay:
-    """Forwards to a port of this machine."""
+    """Forwards to a port of this machine: new connections to what `target` is then."""
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._open: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]
@@ -30,7 +30,7 @@ class Relay:
         with suppress(OSError):  # the listener is closed
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server = socket.create_connection(("127.0.0.1", self.target))
                 self._open += [client, server]
                 for source, target in ((client, server), (server, client)):
                     threading.Thread(target=self._pump, args=(source, target, target is client), daemon=True).start()

@@ -10,12 +10,14 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # where an INTEGER has as many bytes
+
 
 def upgrade() -> None:
     stack = op.create_table("stack", sa.Column("id", sa.String(), nullable=False), sa.PrimaryKeyConstraint("id", name=op.f("pk_stack")))
     op.create_table(
         "task",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
         sa.Column("flow_run_id", sa.Uuid(as_uuid=False), nullable=True),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("script", sa.String(), nullable=False),
@@ -27,16 +29,16 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(), nullable=True),
         sa.Column("state", sa.String(), server_default="pending", nullable=False),
         sa.Column("reason", sa.String(), nullable=True),
-        sa.Column("hosts", sa.Integer(), nullable=False),
-        sa.Column("pending", sa.Integer(), nullable=False),
-        sa.Column("queued", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("running", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("succeeded", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("failed", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("timed_out", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("canceled", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("unreachable", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("lost", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("hosts", INTEGER, nullable=False),
+        sa.Column("pending", INTEGER, nullable=False),
+        sa.Column("queued", INTEGER, server_default="0", nullable=False),
+        sa.Column("running", INTEGER, server_default="0", nullable=False),
+        sa.Column("succeeded", INTEGER, server_default="0", nullable=False),
+        sa.Column("failed", INTEGER, server_default="0", nullable=False),
+        sa.Column("timed_out", INTEGER, server_default="0", nullable=False),
+        sa.Column("canceled", INTEGER, server_default="0", nullable=False),
+        sa.Column("unreachable", INTEGER, server_default="0", nullable=False),
+        sa.Column("lost", INTEGER, server_default="0", nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=True),
         sa.Column("finished_at", sa.Float(), nullable=True),
@@ -65,13 +67,13 @@ def upgrade() -> None:
 
     op.create_table(
         "execution",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
+        sa.Column("task_id", INTEGER, nullable=False),
         sa.Column("host", sa.String(), nullable=False),
         sa.Column("state", sa.String(), server_default="pending", nullable=False),
-        sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("attempt_id", sa.Integer(), nullable=True),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("epoch", INTEGER, server_default="0", nullable=False),
+        sa.Column("attempt_id", INTEGER, nullable=True),
+        sa.Column("exit_code", INTEGER, nullable=True),
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("started_at", sa.Float(), nullable=True),
         sa.Column("finished_at", sa.Float(), nullable=True),
@@ -98,14 +100,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "attempt",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("execution_id", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
+        sa.Column("execution_id", INTEGER, nullable=False),
+        sa.Column("number", INTEGER, nullable=False),
         sa.Column("uuid", sa.Uuid(as_uuid=False), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
-        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("epoch", INTEGER, nullable=False),
         sa.Column("state", sa.String(), nullable=False),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("exit_code", INTEGER, nullable=True),
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("queued_at", sa.Float(), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=True),
@@ -122,8 +124,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "output",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("attempt_id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
+        sa.Column("attempt_id", INTEGER, nullable=False),
         sa.Column("stream", sa.String(), nullable=False),
         sa.Column("offset", sa.BigInteger(), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),

@@ -8,12 +8,14 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # where an INTEGER has as many bytes
+
 
 def upgrade() -> None:
     op.create_table(
         "approval",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
+        sa.Column("task_id", INTEGER, nullable=False),
         sa.Column("question", sa.String(), nullable=False),
         sa.Column("asked_at", sa.Float(), nullable=False),
         sa.Column("answered_at", sa.Float(), nullable=True),

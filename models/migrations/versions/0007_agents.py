@@ -8,14 +8,16 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
+INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # where an INTEGER has as many bytes
+
 
 def upgrade() -> None:
     op.add_column("stack", sa.Column("bus", sa.BigInteger(), server_default="0", nullable=False))
     op.create_table(
         "join_token",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("uses", sa.Integer(), nullable=False),
+        sa.Column("uses", INTEGER, nullable=False),
         sa.Column("approves", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("created_by", sa.String(), nullable=False),
@@ -31,7 +33,7 @@ def upgrade() -> None:
         sa.Column("machine", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("generation", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("generation", INTEGER, server_default="1", nullable=False),
         sa.Column("joined_at", sa.Float(), nullable=False),
         sa.Column("decided_at", sa.Float(), nullable=True),
         sa.Column("decided_by", sa.String(), nullable=True),
@@ -57,7 +59,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "delivery",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
         sa.Column("attempt", sa.Uuid(as_uuid=False), nullable=False),
         sa.Column("agent_id", sa.Uuid(as_uuid=False), nullable=False),
         sa.Column("body_id", sa.Uuid(as_uuid=False), nullable=False),
@@ -68,7 +70,7 @@ def upgrade() -> None:
         sa.Column("queued_at", sa.Float(), nullable=False),
         sa.Column("stdout", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("stderr", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("exit_code", INTEGER, nullable=True),
         sa.Column("ended", sa.String(), nullable=True),
         sa.Column("error", sa.String(), nullable=True),
         sa.CheckConstraint(
@@ -85,8 +87,8 @@ def upgrade() -> None:
     op.create_index("ix_delivery_body_id", "delivery", ["body_id"])
     op.create_table(
         "delivery_output",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("delivery_id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
+        sa.Column("delivery_id", INTEGER, nullable=False),
         sa.Column("stream", sa.String(), nullable=False),
         sa.Column("offset", sa.BigInteger(), nullable=False),
         sa.Column("gap", sa.BigInteger(), nullable=False),

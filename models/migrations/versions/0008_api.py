@@ -8,6 +8,8 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
+INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # where an INTEGER has as many bytes
+
 
 def upgrade() -> None:
     op.add_column("task", sa.Column("created_by", sa.String(), nullable=True))
@@ -18,7 +20,7 @@ def upgrade() -> None:
     op.create_index("ix_task_asked", "task", ["id"], sqlite_where=waits, postgresql_where=waits)
     op.create_table(
         "api_token",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("role", sa.String(), nullable=False),
@@ -36,7 +38,7 @@ def upgrade() -> None:
     op.create_index("ix_api_token_good", "api_token", ["name"], unique=True, sqlite_where=good, postgresql_where=good)
     op.create_table(
         "audit",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", INTEGER, nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.Column("who", sa.String(), nullable=False),
         sa.Column("source", sa.String(), nullable=False),
