@@ -38,20 +38,22 @@ chaos: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
 	.venv/bin/python profiling/chaos.py $(ARGS)
 
-# NAME is one of profiling/profile_NAME.py: tasks, ssh.
+# NAME is one of profiling/profile_NAME.py: tasks, ssh, hub.
 profile: setup
-	@test -f "profiling/profile_$(NAME).py" || { echo "say which: make profile NAME=tasks or NAME=ssh" >&2; exit 2; }
+	@test -f "profiling/profile_$(NAME).py" || { echo "say which: make profile NAME=tasks, NAME=ssh or NAME=hub" >&2; exit 2; }
 	@mkdir -p build && rm -f "build/$(NAME).bin"
 	.venv/bin/memray run --quiet --output "build/$(NAME).bin" "profiling/profile_$(NAME).py"
 	.venv/bin/memray flamegraph --force --output "build/$(NAME).html" "build/$(NAME).bin"
 	.venv/bin/memray summary "build/$(NAME).bin" | head -20
 
-# The tests marked slow, twenty tasks at once on a hundred hosts, ROUNDS times, and a worker's memory over RUNS flow runs.
+# The tests marked slow, twenty tasks at once on a hundred hosts, ROUNDS times, a worker's memory over RUNS flow runs, and that of a hub
+# and its agents over SECONDS.
 soak: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
 	.venv/bin/pytest -n0 -m slow
 	PYTHONPATH=. .venv/bin/python profiling/soak_tasks.py --rounds "$(or $(ROUNDS),5)"
 	PYTHONPATH=. .venv/bin/python profiling/soak_worker.py --runs "$(or $(RUNS),1000)"
+	PYTHONPATH=. .venv/bin/python profiling/soak_hub.py --seconds "$(or $(SECONDS),600)"
 
 # The pictures of Prefect's UI and of the hub's pages in docs/images, taken by the tests that drive them.
 screenshots: setup

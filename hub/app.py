@@ -10,14 +10,14 @@ from hub.api.router import add_api
 from hub.hub import Hub
 from hub.join import join
 from hub.pages.routes import add_pages
-from hub.sync import sync
+from hub.sync import PATH, sync
 from hub.watching import Watching
 from models.access import Access
 from models.current import CurrentInventory
 from models.settings import Settings
 from models.tokens import Tokens
 
-_CACHE = 2048  # KiB of a connection to SQLite: there are a dozen of them
+_CACHE = 1024  # KiB of a connection to SQLite: there are a dozen of them
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -31,7 +31,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.inventory = CurrentInventory(settings.home, settings.ssh_config.expanduser())
     add_api(app, settings, access)
     app.router.routes.append(Route("/agent/v1/join", join, methods=["POST"]))
-    app.router.routes.append(Route("/agent/v1/sync", sync, methods=["POST"]))
+    app.router.routes.append(Route(PATH, sync, methods=["POST"]))
     app.router.routes += Watching(settings, access).routes
     add_pages(app)
     return app

@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from hub.wire import BODY_LIMIT
@@ -22,19 +22,29 @@ class BodyError(Exception):
 
 async def read(request: Request) -> bytes:
     """The whole body; raises `BodyError`."""
-    length = request.headers.get("content-length", "0")
+    length = header(request, b"content-length") or "0"
     if not length.isdecimal() or int(length) > BODY_LIMIT:
         raise BodyError(413, f"a body has at most {BODY_LIMIT} bytes")
-    body = bytearray()
+    body: bytes = b""
     try:
         async with asyncio.timeout(_PATIENCE):
-            async for chunk in request.stream():
-                body += chunk
+            while (message := await request.receive())["type"] == "http.request":
+                body += message.get("body", b"")
                 if len(body) > BODY_LIMIT:
                     raise BodyError(413, f"a body has at most {BODY_LIMIT} bytes")
-    except (TimeoutError, ClientDisconnect):
-        raise BodyError(408, "the body did not come") from None
-    return bytes(body)
+                if not message.get("more_body"):
+                    return body
+    except TimeoutError:
+        pass
+    raise BodyError(408, "the body did not come")
+
+
+def header(request: Request, name: bytes) -> str:
+    """A header, or nothing; `name` in small letters. Starlette would decode them all."""
+    for key, value in request.scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return ""
 
 
 def refuse(status: int, reason: str, **more: object) -> Response:

@@ -2,12 +2,19 @@
 
 import logging
 import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from models.enlisting import enlist
+from models.agents import AT_JOIN, Agent
+from models.enlisting import enlist, written_at
 from models.errors import FleetflowError
+from models.states import AgentState
 
 log = logging.getLogger(__name__)
+
+_UNSURE = 60.0  # seconds before the file was last written: who joined then may not have been taken along
+_REST = 10  # times as long as a write took, until the next one: of ten thousand that join, each write takes a second of everybody's time
 
 
 class Enlister:
@@ -27,6 +34,13 @@ class Enlister:
             self._names.add(name)
             self._news.notify()
 
+    def catch_up(self, agents: Iterable[Agent]) -> None:
+        """Make those hosts for which a hub that was killed had no time: they need nobody's approval, and are younger than the file."""
+        since = written_at(self._home) - _UNSURE
+        for agent in agents:
+            if agent.state is AgentState.APPROVED and agent.decided_by == AT_JOIN and agent.joined_at > since:
+                self.add(agent.name)
+
     def close(self) -> None:
         """Write what is left."""
         with self._news:
@@ -36,11 +50,17 @@ class Enlister:
 
     def _work(self) -> None:
         while names := self._next():
+            began = time.monotonic()
             try:
                 for name, place in enlist(self._home, names).items():
                     log.warning("agent %s: the inventory reaches this host otherwise: %s", name, place)
             except FleetflowError as error:
                 log.warning("agents %s are not in the inventory: %s", ", ".join(sorted(names)[:10]), error)
+            self._rest(_REST * (time.monotonic() - began))
+
+    def _rest(self, seconds: float) -> None:
+        with self._news:
+            self._news.wait_for(lambda: self._closing, seconds)
 
     def _next(self) -> set[str]:
         with self._news:

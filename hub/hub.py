@@ -5,7 +5,7 @@ import logging
 import socket
 import time
 import uuid
-from collections import OrderedDict
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from models import bells
 from models.access import Access
 from models.agents import Agents
 from models.errors import FleetflowError
-from models.exchange import Exchange
+from models.exchange import Exchange, Order
 from models.presence import OFFLINE_AFTER
 from models.ranges import fold
 from models.sealing import Seal
@@ -29,12 +29,16 @@ from models.states import DeliveryState
 log = logging.getLogger(__name__)
 
 _LOOK = 0.5  # seconds between looks into the database that nobody rang for
-_REST = 0.005  # seconds between two looks at least
+_REST = 0.005  # seconds between two looks at least; and twice as long as the last one took, so that much comes in large groups
 _COMPANY = 0.05  # seconds in which those come together who want a look: strangers may ask often
+_LATER = 1.0  # seconds until what can wait is done for many at once: closed deliveries removed, agents told to forget
+_AT_LAST = 10.0  # seconds until agents are told to forget, however busy this hub is
 _SAW = 10.0  # seconds between the writing down of who was seen, at most
+_SAW_AT_ONCE = 100
 _SWEEP = 10.0  # seconds
 _NAMES = 1000  # characters of a line that names agents
-_BODIES = 64 * 1024 * 1024  # bytes of commands that are kept for their next hosts
+_BODIES = 64 * 1024 * 1024  # bytes of commands that are kept for their next hosts,
+_BODY_KEPT = 30.0  # and for so many seconds: each run has its own, and the next host comes soon or never
 
 
 class Hub:
@@ -46,10 +50,13 @@ class Hub:
         self._exchange = Exchange(access, seal.close, seal.open)
         self._output_limit = settings.output_limit
         self._saw_every = min(_SAW, settings.lost_after / 3)
-        self._bodies: OrderedDict[uuid.UUID, bytes] = OrderedDict()
+        self._bodies: dict[uuid.UUID, bytes] = {}
+        self._read: deque[tuple[float, uuid.UUID]] = deque()  # when each of them was
         self._size = 0
+        self._closed: list[Order] = []
+        self._ordered_at = self._reminded_at = 0.0
         self._rung = asyncio.Event()
-        self._looking = asyncio.Lock()
+        self._looking, self._fetching = asyncio.Lock(), asyncio.Lock()
         self._looked_at = time.monotonic()
         self.metrics = Metrics()
         self._wanted: asyncio.Future[None] | None = None  # a look that has not begun
@@ -58,6 +65,7 @@ class Hub:
         self.writer = Writer(self._exchange, lambda: bells.ring(self._home, bells.Kind.WORKER), self.metrics)
         self.enlister = Enlister(settings.home)
         self.is_closing = False
+        self.is_crowded: Callable[[], bool] = lambda: False  # hardly another connection can be opened
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -66,9 +74,15 @@ class Hub:
             loop = asyncio.get_running_loop()
             loop.add_reader(bell.fileno(), self._hear, bell)
             await self._look()
+            self.enlister.catch_up(self.lines.agents())
             loops = [
                 asyncio.create_task(work)
-                for work in (self._follow(), self._every(self._saw_every, self._write_seen), self._every(_SWEEP, self._sweep))
+                for work in (
+                    self._follow(),
+                    self._every(_LATER, self._tidy),
+                    self._every(self._saw_every, self._write_seen),
+                    self._every(_SWEEP, self._sweep),
+                )
             ]
             try:
                 yield
@@ -111,16 +125,24 @@ class Hub:
         """Put into an answer what its agent is to be told."""
         for _, todo in list(line.due(time.monotonic())):
             if todo.telling is Telling.COMMAND and todo.body not in self._bodies:
-                self._keep(todo.body, await asyncio.to_thread(self._exchange.body, todo.body))
+                await self._fetch(todo.body)
         line.fill(answer, self._bodies, time.monotonic())
 
+    async def _fetch(self, name: uuid.UUID) -> None:
+        """Read a command, once for all the agents that want it at the same moment."""
+        async with self._fetching:
+            if name not in self._bodies and (body := await asyncio.to_thread(self._exchange.body, name)):
+                self._keep(name, body)
+
     def _keep(self, name: uuid.UUID, body: bytes) -> None:
-        if not body or name in self._bodies:
-            return
         self._bodies[name] = body
         self._size += len(body)
+        self._read.append((time.monotonic(), name))
         while self._size > _BODIES and len(self._bodies) > 1:
-            self._size -= len(self._bodies.popitem(last=False)[1])
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._size -= len(self._bodies.pop(self._read.popleft()[1]))
 
     def _hear(self, bell: socket.socket) -> None:
         bells.heard(bell)
@@ -134,8 +156,9 @@ class Hub:
             except TimeoutError:
                 pass
             self._rung.clear()
+            began = time.monotonic()
             await self._carefully(self._look)
-            await asyncio.sleep(_REST)
+            await asyncio.sleep(max(_REST, 2 * (time.monotonic() - began)))
 
     async def _look(self, unless: uuid.UUID | None = None) -> None:
         """Read what is new, unless it was this agent and is known by now."""
@@ -146,14 +169,26 @@ class Hub:
             self.lines.decide(agents)
             self.lines.order(orders)
             self._looked_at = time.monotonic()
-        closed = [order for order in orders if order.state is DeliveryState.CLOSED]
+        if any(order.state is not DeliveryState.CLOSED for order in orders):
+            self._ordered_at = time.monotonic()
+        self._closed += [order for order in orders if order.state is DeliveryState.CLOSED]
+
+    async def _tidy(self) -> None:
+        now = time.monotonic()
+        if now > min(self._ordered_at + _LATER, self._reminded_at + _AT_LAST):  # first what is urgent
+            self._reminded_at = now
+            self.lines.remind()
+        while self._read and self._read[0][0] < now - _BODY_KEPT:
+            self._drop_oldest()
+        closed, self._closed = self._closed, []
         if closed:
             await asyncio.to_thread(self._exchange.remove, closed)
 
     async def _write_seen(self) -> None:
         seen = self.lines.seen(time.monotonic() - self._saw_every - 1)
-        if seen:
-            await asyncio.to_thread(self._exchange.saw, seen)
+        for start in range(0, len(seen), _SAW_AT_ONCE):  # thousands at once would keep every agent waiting
+            await asyncio.to_thread(self._exchange.saw, seen[start : start + _SAW_AT_ONCE])
+            await asyncio.sleep(_REST)
         came, silent = self.lines.turned(time.monotonic(), OFFLINE_AFTER)
         if came or silent:
             await asyncio.to_thread(self._turn, came, silent)

@@ -4,12 +4,14 @@ Nothing here is worth keeping: a hub that starts reads it all from the database,
 """
 
 import asyncio
+import math
 import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from random import SystemRandom
 from typing import Any
 
 from hub.wire import BODY_LIMIT, Answer, Sync, command
@@ -18,7 +20,9 @@ from models.exchange import Order, Seen
 from models.reports import Receipt, Report
 from models.states import AgentState, DeliveryState
 
-_REPEAT = 5.0  # seconds after which an agent is told again what it has not answered
+_REPEAT = 20.0  # seconds after which an agent is told again what it has not answered; an answer that was lost it asks for much sooner
+_APART = 0.1  # of a poll's time, by which it may end sooner: thousands that came together shall not come together for ever
+_RANDOM = SystemRandom()
 _FORMER = 8  # sessions that an agent is remembered to have had before
 _ALIVE = 45.0  # seconds since it was heard in which a session may well be alive: a poll is held for 30
 _SILENCE = 5.0  # seconds in which a session that lives answers, when its poll has been
@@ -42,7 +46,46 @@ class _Todo:
     telling: Telling
     body: uuid.UUID
     order: int = 0  # of the delivery
-    told_at: float = 0.0
+    due_at: float = 0.0
+
+
+class Hold:
+    """A place where an answer is held back; one that comes ends the one before."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: asyncio.Future[None] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        return self._held is not None
+
+    def end(self) -> bool:
+        """Let the answer go; False when none was held."""
+        is_held = self._held is not None
+        if self._held is not None:
+            _resolve(self._held)
+            self._held = None
+        return is_held
+
+    async def wait(self, seconds: float) -> None:
+        """Hold an answer until somebody ends that, or its time is over."""
+        self.end()
+        loop = asyncio.get_running_loop()
+        mine = self._held = loop.create_future()
+        timer = loop.call_later(seconds, _resolve, mine)
+        try:
+            await mine
+        finally:
+            timer.cancel()
+            if self._held is mine:
+                self._held = None
+
+
+def _resolve(held: "asyncio.Future[None]") -> None:
+    if not held.done():
+        held.set_result(None)
 
 
 class Whose(StrEnum):
@@ -73,7 +116,8 @@ class Line:
     forgotten: list[uuid.UUID] = field(default_factory=list)  # told in the last answer, which may not have arrived
     former: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_FORMER))  # with their boots
     doubt: tuple[str, float] | None = None  # the session that may be a copy's, and since when
-    waiting: asyncio.Future[None] | None = None
+    poll: Hold = field(default_factory=Hold)
+    report: Hold = field(default_factory=Hold)  # one that said `held`, until the word comes: it needs no answer to the poll then
 
     def hear(self, sync: Sync, now: float) -> None:
         """Take in who speaks, and how it is."""
@@ -85,6 +129,7 @@ class Line:
             if self.session:
                 self.former.append((self.session, former))
             self.session = sync.session
+            self.report.end()
             self._tell_again()
         if sync.again:
             self._tell_again()
@@ -126,7 +171,7 @@ class Line:
         """Have the session before say that it lives, by answering its poll; or take its silence for an answer."""
         if self.doubt is None or self.doubt[0] != session or now - self.doubt[1] > _DOUBT:
             self.doubt = session, now
-            self.wake()
+            self.poll.end()
             return Whose.DOUBT
         if self.heard_at > self.doubt[1]:
             return Whose.COPY
@@ -146,7 +191,10 @@ class Line:
         known = self.todo.get(order.attempt)
         if known is None or known.telling is not telling:
             self.todo[order.attempt] = _Todo(telling, order.body, order.id)
-            self.wake()
+            if telling is Telling.FORGET:  # that can wait for the next answer
+                self.report.end()
+            else:
+                self.wake()
 
     def heed(self, report: Report, receipt: Receipt) -> None:
         """Take in what the agent has shown to have heard."""
@@ -154,6 +202,7 @@ class Line:
         settled.append(([one.attempt for one in report.refused], {Telling.COMMAND, Telling.GO, Telling.CANCEL}))
         noted = set(receipt.noted)
         settled.append(([one.attempt for one in report.done if one.attempt in noted], {Telling.COMMAND, Telling.GO, Telling.CANCEL}))
+        settled.append((receipt.forget, {Telling.FORGET}))  # the receipt says so itself
         for attempts, tellings in settled:
             for attempt in attempts:
                 if (todo := self.todo.get(attempt)) and todo.telling in tellings:
@@ -165,13 +214,16 @@ class Line:
         """What is to be told now, in the order of the deliveries; no more commands than the agent can take."""
         free = self.free
         for attempt, todo in sorted(self.todo.items(), key=lambda item: item[1].order):
-            if todo.told_at + _REPEAT > now:
+            if todo.due_at > now:
                 continue
             if todo.telling is Telling.COMMAND:
                 if free < 1:
                     continue
                 free -= 1
             yield attempt, todo
+
+    def has_due(self, now: float) -> bool:
+        return any(True for _ in self.due(now))
 
     def fill(self, answer: Answer, bodies: Mapping[uuid.UUID, bytes], now: float) -> None:
         """Put into an answer what is due; commands whose body is not in `bodies` come the next time."""
@@ -193,32 +245,26 @@ class Line:
                     answer.acks.append(attempt)
                     self.forgotten.append(attempt)
                     del self.todo[attempt]
-            todo.told_at = now
-
-    def has_unanswered(self) -> bool:
-        """Whether something was told that the agent has not answered."""
-        return any(todo.told_at for todo in self.todo.values())
+            todo.due_at = now + _REPEAT
 
     def wake(self) -> None:
-        """Answer the poll that waits."""
-        if self.waiting is not None and not self.waiting.done():
-            self.waiting.set_result(None)
+        """Give the one answer that is held back."""
+        if not self.report.end():
+            self.poll.end()
 
-    async def wait(self, seconds: float) -> None:
+    def wake_all(self) -> None:
+        self.report.end()
+        self.poll.end()
+
+    async def hold_poll(self, seconds: float) -> None:
         """Hold a poll, until there is something to say, a newer poll comes, or the time is over."""
-        self.wake()
-        mine = self.waiting = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait_for(mine, min(seconds, _REPEAT) if self.has_unanswered() else seconds)
-        except TimeoutError:
-            pass
-        finally:
-            if self.waiting is mine:
-                self.waiting = None
+        unanswered = (todo.due_at for todo in self.todo.values() if todo.due_at)
+        apart = seconds * (1 - _APART * _RANDOM.random())
+        await self.poll.wait(max(0.0, min(apart, min(unanswered, default=math.inf) - time.monotonic())))
 
     def _tell_again(self) -> None:
         for todo in self.todo.values():
-            todo.told_at = 0.0
+            todo.due_at = 0.0
 
 
 class Lines:
@@ -227,15 +273,19 @@ class Lines:
     def __init__(self) -> None:
         self._lines: dict[uuid.UUID, Line] = {}
         self._copies: dict[uuid.UUID, dict[uuid.UUID, Line]] = {}
+        self._reminded: set[Line] = set()
         self.pending = 0
 
     @property
     def polls(self) -> int:
         """How many are held now."""
-        return sum(line.waiting is not None for line in self._lines.values())
+        return sum(line.poll.is_held for line in self._lines.values())
 
     def find(self, agent: uuid.UUID) -> Line | None:
         return self._lines.get(agent)
+
+    def agents(self) -> list[Agent]:
+        return [line.agent for line in self._lines.values()]
 
     def decide(self, agents: Iterable[Agent]) -> None:
         """Take in what was decided about agents; the poll of one that was revoked is answered at once."""
@@ -245,7 +295,7 @@ class Lines:
             line.agent = agent
             if agent.copy_of is not None:
                 self._copies.setdefault(agent.copy_of, {})[agent.id] = line
-            line.wake()
+            line.wake_all()
 
     def copies(self, agent: uuid.UUID) -> list[Agent]:
         """The copies of an agent that have no credential of their own, the newest first."""
@@ -256,6 +306,16 @@ class Lines:
         for order in orders:
             if line := self._lines.get(order.agent):
                 line.order(order)
+                if order.state is DeliveryState.CLOSED:
+                    self._reminded.add(line)
+
+    def remind(self) -> None:
+        """Answer the polls of those that shall forget something, and have not heard so since: it rides along with what is urgent."""
+        now = time.monotonic()
+        lines, self._reminded = self._reminded, set()
+        for line in lines:
+            if line.has_due(now):
+                line.wake()
 
     def seen(self, since: float) -> list[Seen]:
         """The agents that were heard of since then, a time of the monotonic clock."""
@@ -283,4 +343,4 @@ class Lines:
 
     def wake_all(self) -> None:
         for line in self._lines.values():
-            line.wake()
+            line.wake_all()

@@ -3,7 +3,9 @@
 It listens on a socket that the stack has opened, and ends when the stack does, however that ends.
 """
 
+import gc
 import logging
+import resource
 import socket
 import sys
 import time
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 _MIGRATION = 100.0  # seconds that the worker has to bring the database up to date
 _GOODBYE = 2  # seconds that requests under way have to end
+_GARBAGE = 20_000, 50, 50  # objects, and rounds of the generations below
+_TURN = 0.0005  # seconds that a thread may keep the others waiting: an agent's answer waits several times for those that write
+_CROWDED = 0.75  # of the descriptors: agents keep their second connections no more, so that there are some for the first ones
 
 
 def main(listener: int, lifeline: int) -> None:
@@ -45,20 +50,29 @@ def serve(listener: socket.socket) -> None:
     import uvicorn
 
     from hub.app import create_app
+    from hub.front import Front
     from models.settings import Settings
 
     settings = Settings.load()
     context = _open_context(settings, listener)
     _await_database(settings.database)
     app = create_app(settings)
+    most = _CROWDED * _allow_descriptors()
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                _collect_seldom()
+                sys.setswitchinterval(_TURN)
+                app.state.hub.is_crowded = lambda: len(self.server_state.connections) > most
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.state.hub.close_lines()  # uvicorn waits for requests under way, and polls wait long
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
-        app, loop="uvloop", http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
+        Front(app), loop="uvloop", http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=_GOODBYE, timeout_keep_alive=75, backlog=4096,
         ssl_context_factory=(lambda _config, _default: context) if context else None,
     )  # fmt: skip
@@ -76,6 +90,20 @@ def _open_context(settings: "Settings", listener: socket.socket) -> "ssl.SSLCont
     if context is None and not is_loopback(listener.getsockname()[0]):
         raise SettingsError(source("hub_host"), "is not what it was when the stack was started; `fleetflow down`, then start it again")
     return context
+
+
+def _collect_seldom() -> None:
+    """Python looks for garbage in all that there is, which with ten thousand agents takes long, and each request brings that nearer."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE)
+
+
+def _allow_descriptors() -> int:
+    """As many as we may have: each agent takes two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def _await_database(url: str) -> None:

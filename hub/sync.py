@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hub.bodies import BodyError, read, refuse
+from hub.bodies import BodyError, header, read, refuse
 from hub.hub import Hub
 from hub.lines import Line, Whose
 from hub.proof import Proof, prove
@@ -22,8 +22,10 @@ from models.states import AgentState
 
 log = logging.getLogger(__name__)
 
+PATH = "/agent/v1/sync"
 _PENDING = 60.0, 300.0  # seconds after which an agent that waits for its approval asks again, by how many wait
 _DOUBTED = 2.0  # seconds after which a machine asks again that may be a copy
+_WORD = 2.0  # seconds that a report of a held command waits for the word to go, which takes a few milliseconds on a quiet machine
 _BUSY = 2.0  # seconds after which an agent tries again what could not be stored
 
 
@@ -31,7 +33,7 @@ async def sync(request: Request) -> Response:
     """Take an agent's report, and answer it."""
     hub: Hub = request.app.state.hub
     try:
-        agent, credential = read_credential(request.headers.get("authorization", ""))
+        agent, credential = read_credential(header(request, b"authorization"))
         caller = await _recognise(hub, agent, digest(credential))
     except WireError:
         caller = None
@@ -58,9 +60,9 @@ async def sync(request: Request) -> Response:
     except (CrowdedError, UnavailableError) as error:
         log.warning("agent %s has to try again: %r", line.agent.name, error)
         return refuse(503, "the hub cannot store this now", retry=_BUSY)
-    response = _gate(hub, line) or _respond(answer)
+    response = _gate(hub, line) or _respond(answer, is_last=hub.is_crowded() and not said.wait)
     if not answer.held:
-        hub.metrics.sync.observe(time.monotonic() - began)
+        hub.metrics.sync.observe(time.monotonic() - began - answer.waited)
     return response
 
 
@@ -134,8 +136,9 @@ def _find(hub: Hub, copy: Copy) -> Agent | None:
     return next((one for one in hub.lines.copies(copy.original) if (one.machine, one.digest) == (copy.machine, copy.digest)), None)
 
 
-def _respond(answer: Answer) -> Response:
-    return Response(answer.encode(), media_type="application/json")
+def _respond(answer: Answer, *, is_last: bool = False) -> Response:
+    """An answer; the last one of its connection where descriptors run short."""
+    return Response(answer.encode(), headers={"connection": "close"} if is_last else None, media_type="application/json")
 
 
 def _pause(hub: Hub) -> float:
@@ -169,8 +172,12 @@ async def _answer(hub: Hub, line: Line, said: Sync) -> Answer:
         line.heed(said.report, receipt)
         answer.noted, answer.ask, answer.stored = receipt.noted, receipt.ask, receipt.stored
         answer.acks += receipt.forget
-    elif said.wait and not (answer.rotate or answer.taken or hub.is_closing) and not any(True for _ in line.due(began)):
-        await line.wait(said.wait)
+        if receipt.waits and not (answer.rotate or answer.taken or hub.is_closing or hub.is_crowded() or line.has_due(began)):
+            waits = time.monotonic()
+            await line.report.wait(_WORD)
+            answer.waited = time.monotonic() - waits
+    elif said.wait and not (answer.rotate or answer.taken or hub.is_closing or line.has_due(began)):
+        await line.hold_poll(said.wait)
         answer.held = time.monotonic() - began
         await _renew(hub, line, said, answer)
     await hub.fill(line, answer)

@@ -21,8 +21,10 @@ _ITEMS = 2000  # of one kind in one body
 _TEXT = 500  # characters of a reason
 _WORD = 100  # characters of what identifies something
 _OBJECT = 16 * 1024  # bytes of facts or telemetry
+_SMALL = _OBJECT // 16  # bytes that are no more than `_OBJECT`, however they are spelled
 _LONGEST_WAIT = 30.0  # seconds that a poll is held
 _ENDS = frozenset({"timed_out", "canceled", "killed", "rebooted", "gone"})
+_REPORTED = frozenset({"held", "accepted", "refused", "output", "done", "known"})
 _STATES = frozenset({"held", "running", "done", "refused"})
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _CREDENTIAL = re.compile(r"Bearer ([0-9a-f-]{36})\.([0-9a-f]{64})", re.ASCII)
@@ -80,7 +82,8 @@ class Answer:
     rotate: bool = False  # make a new credential, and say its SHA-256
     taken: str | None = None  # this credential may be used
     identity: Mapping[str, object] | None = None  # who it is, where it was held for another
-    held: float = 0.0
+    held: float = 0.0  # seconds
+    waited: float = 0.0  # seconds that a report waited for the word to go
 
     def encode(self) -> bytes:
         """The body. The commands are JSON already."""
@@ -111,21 +114,13 @@ def read_credential(header: str) -> tuple[uuid.UUID, str]:
 def read_join(raw: bytes) -> Join:
     """Check a request to join; raises `WireError`."""
     said = _object(raw)
-    return Join(_word(said, "token"), _word(said, "name", 253), _word(said, "machine"), _word(said, "version"), _facts(said, "facts") or {})
+    facts = _facts(said, "facts", len(raw)) or {}
+    return Join(_word(said, "token"), _word(said, "name", 253), _word(said, "machine"), _word(said, "version"), facts)
 
 
 def read_sync(agent: uuid.UUID, raw: bytes) -> Sync:
     """Check what an agent says; raises `WireError`."""
     said = _object(raw)
-    report = Report(
-        agent,
-        held=[_id(one) for one in _list(said, "held")],
-        accepted=[_id(one) for one in _list(said, "accepted")],
-        refused=[_refusal(one) for one in _objects(said, "refused")],
-        output=[_printed(one) for one in _objects(said, "output")],
-        done=[_ended(one) for one in _objects(said, "done")],
-        known=[_known(one) for one in _objects(said, "known")] if "known" in said else None,
-    )
     wait = said.get("wait", 0)
     if not isinstance(wait, int | float) or not 0 <= wait < float("inf"):
         raise WireError("wait is no number of seconds")
@@ -139,9 +134,21 @@ def read_sync(agent: uuid.UUID, raw: bytes) -> Sync:
         free=_number(said, "free", 0),
         wait=min(float(wait), _LONGEST_WAIT),
         again=said.get("again") is True,
-        facts=_facts(said, "facts"),
-        telemetry=_facts(said, "telemetry"),
-        report=report,
+        facts=_facts(said, "facts", len(raw)),
+        telemetry=_facts(said, "telemetry", len(raw)),
+        report=_report(agent, said) if said.keys() & _REPORTED else Report(agent),
+    )
+
+
+def _report(agent: uuid.UUID, said: Mapping[str, Any]) -> Report:
+    return Report(
+        agent,
+        held=[_id(one) for one in _list(said, "held")],
+        accepted=[_id(one) for one in _list(said, "accepted")],
+        refused=[_refusal(one) for one in _objects(said, "refused")],
+        output=[_printed(one) for one in _objects(said, "output")],
+        done=[_ended(one) for one in _objects(said, "done")],
+        known=[_known(one) for one in _objects(said, "known")] if "known" in said else None,
     )
 
 
@@ -192,9 +199,10 @@ def _objects(said: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
         yield one
 
 
-def _facts(said: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+def _facts(said: Mapping[str, Any], name: str, size: int) -> Mapping[str, Any] | None:
+    """An object, out of a body of so many bytes: what a small one holds is not measured."""
     found = said.get(name)
-    if found is not None and (not isinstance(found, dict) or len(json.dumps(found)) > _OBJECT):
+    if found is not None and (not isinstance(found, dict) or (size > _SMALL and len(json.dumps(found)) > _OBJECT)):
         raise WireError(f"{name} is no object, or longer than {_OBJECT} bytes")
     return found
 

@@ -16,6 +16,7 @@ from models.reports import Receipt, Report
 _GROUP = 500  # reports of one transaction
 _BYTES = 4 * 1024 * 1024  # of output in one transaction: another writer waits for it
 _WAITING = 64 * 1024 * 1024  # bytes of output that may wait here
+_REST = 0.03  # seconds between two transactions at most, else twice as long as one takes: others come in between, and groups grow
 _PATIENCE = 20.0  # seconds that a locked or full database is tried again; then the agents do
 
 
@@ -69,7 +70,9 @@ class Writer:
         while not closing or self._left is not None:
             group, closing = self._next_group(closing)
             if group:
+                began = time.monotonic()
                 self._commit(group)
+                time.sleep(min(2 * (time.monotonic() - began), _REST))
 
     def _next_group(self, closing: bool) -> tuple[list[_Pending], bool]:
         group: list[_Pending] = []

@@ -31,6 +31,7 @@ _MOVES: Mapping[AgentState, frozenset[AgentState]] = {
 }
 _ACTIONS = {AgentState.APPROVED: "agent.approve", AgentState.REJECTED: "agent.reject", AgentState.REVOKED: "agent.revoke"}
 _LIVING = (AgentState.PENDING, AgentState.APPROVED)
+AT_JOIN = "its join token"  # has approved the agent
 _TOKENS_KEPT = 86400.0  # seconds after their expiry
 
 
@@ -121,7 +122,7 @@ class Agents:
                 "digest": digest(credential),
                 "joined_at": joined_at,
                 "decided_at": joined_at if approves else None,
-                "decided_by": "its join token" if approves else None,
+                "decided_by": AT_JOIN if approves else None,
                 "version": version,
                 "facts": dict(facts),
                 "changed": now,

@@ -12,6 +12,14 @@ from models.values import ExecutorKind
 FILE = "agents.yaml"
 
 
+def written_at(home: Path) -> float:
+    """When the file was last written, in seconds since the epoch; 0 where there is none."""
+    try:
+        return (home / "hosts.d" / FILE).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def enlist(home: Path, names: Iterable[str]) -> dict[str, str]:
     """Make these agents hosts; returns those that the inventory knows already as hosts that are reached otherwise, each with its place."""
     inventory = Inventory.load(home)

@@ -16,6 +16,8 @@ from models.names import BLOCK, GROUP, HOST, TAG_KEY, TAG_VALUE, USER, is_ip
 from models.ranges import split
 from models.values import ExecutorKind, HostKeyPolicy
 
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml: several times as fast
+
 
 def _fits(pattern: re.Pattern[str], kind: str) -> AfterValidator:
     def check(text: str) -> str:
@@ -175,7 +177,7 @@ def entry(values: Mapping[str, object]) -> HostEntry:
 def dump(content: HostsFile) -> str:
     """The text of a file with this content."""
     plain = content.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=140)
+    return yaml.dump(plain, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=140)
 
 
 def schema() -> str:

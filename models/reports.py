@@ -14,7 +14,7 @@ from models.tables import DeliveryBodyRow, DeliveryOutputRow, DeliveryRow
 from models.values import Stream
 
 _PIECE = 64 * 1024  # bytes of a row at most: who reads takes whole rows
-_VARIABLES = 20_000  # of one statement
+_VARIABLES = 16_384  # of one statement
 
 S = DeliveryState
 UNKNOWN = "unknown"  # the end of an attempt whose agent does not know it any more
@@ -88,6 +88,7 @@ class Receipt:
     forget: list[uuid.UUID] = field(default_factory=list)
     ask: list[uuid.UUID] = field(default_factory=list)
     again: bool = False  # something is to be told anew
+    waits: bool = False  # something is held now, and its worker is to say go
 
 
 @dataclass(slots=True)
@@ -200,6 +201,7 @@ def _held(row: _Delivery | None, attempt: uuid.UUID, receipt: Receipt) -> None:
         return
     if row.state is S.QUEUED:
         row.move(S.HELD)
+    receipt.waits = receipt.waits or row.state is S.HELD
     receipt.noted.append(attempt)
 
 
@@ -276,9 +278,10 @@ def _find(connection: Connection, reports: Sequence[Report]) -> dict[uuid.UUID, 
 
 
 def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
+    """In numbers of 1, 2, 4, 8 ..., filled up with the last one: each number is a statement, which the driver keeps prepared."""
     left = iter(keys)
     while some := list(islice(left, _VARIABLES)):
-        yield some
+        yield some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
 
 
 def _delivery(row: Row[Any]) -> _Delivery:

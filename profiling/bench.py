@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bench_ends
+import bench_hub
 import bench_pages
 import bench_ssh
 import bench_store
@@ -20,6 +21,7 @@ PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "trigger": bench_trigger.measure,
     "ends": bench_ends.measure,
     "pages": bench_pages.measure,
+    "hub": bench_hub.measure,
 }
 
 

@@ -110,7 +110,8 @@ class Mailbox:
         self._open()
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.put(_Asked(request, delivery, answer))
-        self._wake()
+        if self._queue.qsize() <= 1:  # else the thread has been woken, and has not come so far
+            self._wake()
         return answer
 
     async def aclose(self) -> None:

@@ -1702,7 +1702,7 @@ class Desk:
     def acknowledge(self, attempts: Iterable[str]) -> None:
         """The hub has all of these, or wants nothing of them."""
         gone = []
-        for run in (self.runs[attempt] for attempt in attempts if attempt in self.runs):
+        for run in (self.runs[attempt] for attempt in dict.fromkeys(attempts) if attempt in self.runs):
             if run.state == "started":
                 run.is_forgotten = True
             else:

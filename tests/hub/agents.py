@@ -48,6 +48,12 @@ class SmallAgent:
         self.has_told = not told.get("tell")
         return told
 
+    async def hold(self, attempt: str) -> dict[str, Any]:
+        """Say that a command is held, and wait for the word to go."""
+        told = await self.sync(held=[attempt])
+        assert told["noted"] == [attempt]
+        return told if told.get("go") else await self.until("go")
+
     async def serve(self, output: bytes = b"hi\n", exit_code: int = 0) -> None:
         """Take every command and tell its end, for ever."""
         say: dict[str, list[Any]] = {}

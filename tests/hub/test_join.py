@@ -94,3 +94,12 @@ async def test_a_wrong_credential_is_nobody(enrol: Enrol, client: httpx.AsyncCli
     for one, credential in ((agent.id, "0" * 64), (str(uuid.uuid4()), agent.credential), (agent.id, ""), ("x", "y")):
         answer = await client.post("/agent/v1/sync", json={"v": 1}, headers={"Authorization": f"Bearer {one}.{credential}"})
         assert answer.status_code == 401
+
+
+def test_who_joined_right_before_the_hub_was_killed_is_a_host_all_the_same(hub: Hub) -> None:
+    token = hub.token()
+    hub.kill()
+    hub.agents().join(token, name="late", machine="late", version="test", facts={})
+    hub.start()
+    hosts = hub.home / "hosts.d" / "agents.yaml"
+    until(lambda: hosts.exists() and "late" in hosts.read_text(), 20, "the host")

@@ -1,12 +1,14 @@
 """What a hub knows of one agent: what it is told next, and whose words it says."""
 
 import json
+import time
 import uuid
 
 from hub.lines import Line, Whose
-from hub.wire import Sync, read_sync
+from hub.wire import Answer, Sync, read_sync
 from models.agents import Agent
 from models.exchange import Order
+from models.reports import Receipt, Report
 from models.states import AgentState, DeliveryState
 
 AGENT = Agent(
@@ -60,3 +62,22 @@ def test_what_was_under_way_with_a_credential_that_was_replaced_is_late_and_no_c
         line.hear(said(session, "b1"), 100)
     whose = [line.judge(said(session, "b1"), 101, is_former=True, held=()) for session in ("s1", "s2", "s3")]
     assert whose == [Whose.LATE, Whose.LATE, Whose.COPY]
+
+
+def test_what_a_receipt_lets_an_agent_forget_is_not_named_twice() -> None:
+    line, attempt = Line(AGENT), uuid.uuid4()
+    line.order(Order(1, attempt, line.agent.id, uuid.uuid4(), DeliveryState.CLOSED, canceled=False))
+    receipt = Receipt(forget=[attempt])
+    line.heed(Report(line.agent.id), receipt)
+    answer = Answer(acks=receipt.forget)
+    line.fill(answer, {}, time.monotonic())
+    assert answer.acks == [attempt]
+
+
+def test_what_is_to_be_forgotten_rides_along_with_the_next_answer() -> None:
+    line, attempt = Line(AGENT), uuid.uuid4()
+    line.order(Order(1, attempt, line.agent.id, uuid.uuid4(), DeliveryState.CLOSED, canceled=False))
+    for expected in ([attempt], []):
+        answer = Answer()
+        line.fill(answer, {}, time.monotonic())
+        assert answer.acks == expected

@@ -40,9 +40,7 @@ class Run:
 async def started(agent: SmallAgent, run: Run) -> None:
     """Take the command, and start it when the hub says so."""
     assert (await agent.until("commands"))["commands"][0]["id"] == run.id
-    assert (await agent.sync(held=[run.id]))["noted"] == [run.id]
-    told = await agent.until("go")
-    assert told["go"] == [run.id]
+    assert (await agent.hold(run.id))["go"] == [run.id]
     assert run.sink.has_started
     assert (await agent.sync(accepted=[run.id]))["noted"] == [run.id]
     agent.known[run.id] = "running"
@@ -57,8 +55,7 @@ async def test_a_command_goes_out_at_once_and_starts_only_when_its_start_is_comm
     (command,) = (await poll)["commands"]
     assert (command["id"], command["script"], command["env"], command["timeout"]) == (run.id, "true", {"A": "1"}, 12)
     assert not run.sink.has_started
-    await agent.sync(held=[run.id])
-    assert (await agent.until("go"))["go"] == [run.id]
+    assert (await agent.hold(run.id))["go"] == [run.id]
     assert run.sink.has_started
     await agent.sync(accepted=[run.id], output=[piece(run.id, 0, b"hi\n")], done=[done(run.id, 3)])
     assert await run.end() == Result(exit_code=0)
@@ -120,8 +117,7 @@ async def test_a_held_command_that_is_refused_after_all_has_never_started(execut
     agent = await enrol("a5")
     run = Run(executor, "a5")
     await agent.until("commands")
-    await agent.sync(held=[run.id])
-    await agent.until("go")
+    await agent.hold(run.id)
     await agent.sync(refused=[{"id": run.id, "reason": "the agent was restarted before it could start"}])
     with pytest.raises(NeverStartedError, match="restarted"):
         await run.end()
@@ -240,8 +236,7 @@ async def test_an_end_that_comes_after_its_worker_gave_it_up_corrects_the_execut
     host, one = Host(name="late", executor=ExecutorKind.AGENT), str(claim.attempt.id)
     run = asyncio.create_task(carry_out(executor, claim.attempt, host, command, recording, connect_timeout=20))
     await agent.until("commands")
-    await agent.sync(held=[one])
-    await agent.until("go")
+    await agent.hold(one)
     await agent.sync(accepted=[one], output=[piece(one, 0, b"begin\n")])
     outcome = await asyncio.wait_for(run, 20)
     assert (outcome.state, await recording.finish(outcome)) == (ExecutionState.LOST, True)
@@ -307,8 +302,7 @@ async def test_an_agent_moves_between_hubs_at_any_time(executor: ByAgent, enrol:
             assert (await agent.until("commands"))["commands"][0]["id"] == run.id
             agent.client, agent.known[run.id] = there, "held"
             assert "tell" in await agent.sync(held=[run.id]), "this hub has not met it"
-            await agent.sync(held=[run.id])
-            assert (await agent.until("go"))["go"] == [run.id]
+            assert (await agent.hold(run.id))["go"] == [run.id]
             agent.client, agent.known[run.id] = here, "running"
             await agent.sync(accepted=[run.id], output=[piece(run.id, 0, b"he")])
             agent.client = there
@@ -330,8 +324,7 @@ async def test_no_secret_stands_in_the_database_in_clear(
     run = Run(executor, "a15", env={"TOKEN": "secret:TOKEN"})
     (command,) = (await agent.until("commands"))["commands"]
     assert command["env"] == {"TOKEN": canary}
-    await agent.sync(held=[run.id])
-    await agent.until("go")
+    await agent.hold(run.id)
     await agent.sync(accepted=[run.id], output=[piece(run.id, 0, canary.encode())], done=[done(run.id, 32)])
     await run.end()
     assert run.sink.stdout == canary.encode()

@@ -35,6 +35,7 @@ class Hub:
 
     home: Path
     settings: dict[str, str] = field(default_factory=dict)  # more of its environment
+    program: tuple[str, ...] = ("-m", "hub.serve")
     process: "subprocess.Popen[bytes] | None" = None
     _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0), backlog=1024))
     _lifeline: int = -1
@@ -73,7 +74,7 @@ class Hub:
         theirs, self._lifeline = os.pipe()
         with (self.home / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hub.serve", str(self._listener.fileno()), str(theirs)],
+                [sys.executable, "-P", *self.program, str(self._listener.fileno()), str(theirs)],
                 pass_fds=[theirs, self._listener.fileno()], env=self.environment, cwd=self.home, stdout=log, stderr=log,
             )  # fmt: skip
         os.close(theirs)
@@ -131,10 +132,10 @@ class Hub:
 
 
 @contextmanager
-def run_hub(home: Path, **settings: str) -> Iterator[Hub]:
-    """A hub on a new database, or on the one of its settings."""
+def run_hub(home: Path, *, program: tuple[str, ...] = ("-m", "hub.serve"), **settings: str) -> Iterator[Hub]:
+    """A hub on a new database, or on the one of its settings; `program` is what Python runs."""
     home.mkdir(parents=True, exist_ok=True)
-    hub = Hub(home, settings)
+    hub = Hub(home, settings, program)
     database.upgrade(hub.database)
     try:
         hub.start()
