@@ -96,9 +96,9 @@ def approve(names: _Names) -> None:
 
     settings = Settings.load()
     decided = _decide(settings, names, AgentState.APPROVED)
-    for name, place in enlist(settings.home, decided).items():
+    for name, place in enlist(settings.home, decided, settings.ssh_config.expanduser()).items():
         typer.echo(f"host {name} is not reached by its agent, as {place} says; `--executor agent` does it", err=True)
-    typer.echo(f"approved {inert(', '.join(decided))}")
+    typer.echo(f"approved {inert(', '.join(decided))}; an agent that waits asks each minute, and takes its first command then")
 
 
 @app.command()

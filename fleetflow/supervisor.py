@@ -295,7 +295,11 @@ def main() -> int:
     parser.add_argument("--echo", action="store_true")
     parser.add_argument("--lifeline", type=int)
     options = parser.parse_args()
-    settings = Settings.load()
+    try:
+        settings = Settings.load()
+    except FleetflowError as error:
+        print(f"fleetflow: {error}", file=sys.stderr)  # noqa: T201 - as below
+        return error.exit_code
     make_home(settings.home)
     if _hold_lock(settings.home) is None:
         return LOCKED

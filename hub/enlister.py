@@ -20,8 +20,9 @@ _REST = 10  # times as long as a write took, until the next one: of ten thousand
 class Enlister:
     """Writes names to the inventory, in a thread of its own that takes all that have come meanwhile."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, ssh_config: Path) -> None:
         self._home = home
+        self._ssh_config = ssh_config
         self._names: set[str] = set()
         self._news = threading.Condition()
         self._closing = False
@@ -52,7 +53,7 @@ class Enlister:
         while names := self._next():
             began = time.monotonic()
             try:
-                for name, place in enlist(self._home, names).items():
+                for name, place in enlist(self._home, names, self._ssh_config).items():
                     log.warning("agent %s: the inventory reaches this host otherwise: %s", name, place)
             except FleetflowError as error:
                 log.warning("agents %s are not in the inventory: %s", ", ".join(sorted(names)[:10]), error)

@@ -63,7 +63,7 @@ class Hub:
         self.lines = Lines()
         self.agents = Agents(access)
         self.writer = Writer(self._exchange, lambda: bells.ring(self._home, bells.Kind.WORKER), self.metrics)
-        self.enlister = Enlister(settings.home)
+        self.enlister = Enlister(settings.home, settings.ssh_config.expanduser())
         self.is_closing = False
         self.is_crowded: Callable[[], bool] = lambda: False  # hardly another connection can be opened
 

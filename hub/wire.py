@@ -167,7 +167,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 def _word(said: Mapping[str, Any], name: str, most: int = _WORD) -> str:
     word = said.get(name)
     if not isinstance(word, str) or not 0 < len(word) <= most or not word.isprintable():
-        raise WireError(f"{name} is missing, or no word")
+        raise WireError(f"{name} is missing, or is not 1 to {most} printable characters")
     return word
 
 

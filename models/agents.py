@@ -128,6 +128,7 @@ class Agents:
                 "changed": now,
             }
             connection.execute(insert(AgentRow), values)
+            audit.write(connection, Actor(f"agent {name}", "join token"), "agent.join", name, detail=state)
         return joined
 
     def install(self, hosts: Mapping[str, Enrolled], by: Actor) -> dict[str, str]:

@@ -167,7 +167,7 @@ class NothingToRetryError(FleetflowError):
 
     def __init__(self, task_id: int, kinds: str) -> None:
         self.task_id = task_id
-        super().__init__(f"nothing to retry: no host of task {task_id} is {kinds}")
+        super().__init__(f'nothing to retry: no host of task {task_id} is {kinds}; all of them run again with --all, or kinds ["all"]')
 
 
 class UnavailableError(FleetflowError):

@@ -13,8 +13,9 @@ from typing import Self
 
 from sqlalchemy import Connection, insert, select
 
-from models import adoption, approvals, journal, opening, reading, requests, secrets, sweep, workers
+from models import adoption, approvals, audit, journal, opening, reading, requests, secrets, sweep, workers
 from models.access import Access
+from models.audit import Actor
 from models.errors import LeaseLostError
 from models.records import (
     WORKER_STOPPED,
@@ -75,7 +76,10 @@ class Store:
             if requested is not None:
                 return requests.take(connection, requested, spec, owner)
             known = reading.task_of_flow_run(connection, spec.flow_run_id) if spec.flow_run_id else None
-            task_id = known.id if known else opening.insert_tasks(connection, [spec], owner)[0]
+            if known is not None:
+                return known
+            (task_id,) = opening.insert_tasks(connection, [spec], owner)
+            audit.write(connection, Actor(spec.created_by or "Prefect", "flow run"), "task.create", f"task {task_id}", detail=spec.name)
             return reading.task(connection, task_id)
 
     def create_tasks(self, specs: Sequence[TaskSpec], owner: str | None = None) -> list[int]:
@@ -134,7 +138,10 @@ class Store:
     def request_cancel(self, flow_run_id: uuid.UUID, by: str) -> bool:
         """Ask for the end of a flow run's task; whoever runs it obeys. False when it has no open task, or somebody has asked before."""
         with self.access.writing() as connection:
-            return sweep.request_cancel(connection, flow_run_id, by, time.time())
+            is_new = sweep.request_cancel(connection, flow_run_id, by, time.time())
+            if is_new and (task := reading.line_of_flow_run(connection, flow_run_id)):
+                audit.write(connection, Actor(by, "flow run"), "task.cancel", f"task {task.id}")
+            return is_new
 
     def cancels(self, owner: str) -> list[OpenTask]:
         """The open tasks of a worker that somebody wants canceled."""

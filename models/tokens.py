@@ -98,7 +98,13 @@ class Tokens:
             if living is not None:
                 raise UsageError(f"token {name}: there is one of that name; `fleetflow token revoke {name}` ends it")
             connection.execute(insert(ApiTokenRow), values)
-            audit.write(connection, by, "token.create", name, detail=f"role {role}" + (f", scope {scope}" if scope else ""))
+            audit.write(
+                connection,
+                by,
+                "token.create",
+                name,
+                detail=f"role {role}" + (f", only {scope.command!r} on {scope.target}" if scope else ""),
+            )
         return token
 
     def revoke(self, name: str, by: Actor) -> None:

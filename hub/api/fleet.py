@@ -12,6 +12,7 @@ from hub.enlister import Enlister
 from hub.hub import Hub
 from models import bells
 from models.current import CurrentInventory
+from models.errors import UsageError
 from models.listing import Listing
 from models.ranges import natural
 from models.states import AgentState
@@ -28,12 +29,14 @@ def list_hosts(
     after: Annotated[Word, Query(description="Only hosts that come behind this name.")] = "",
     name: Annotated[Word, Query(description="A part of the host's name.")] = "",
     group: Word = "",
-    tag: Annotated[Word, Query(pattern="^(|[^=]+=.+)$", description="KEY=VALUE")] = "",
+    tag: Annotated[Word, Query(description="KEY=VALUE")] = "",
 ) -> HostPage:
     """List the hosts of the inventory, by name."""
     del caller
     current: CurrentInventory = request.app.state.inventory
     inventory = current.get()
+    if tag and not all(tag.partition("=")):
+        raise UsageError(f"tag {tag[:60]!r}: write KEY=VALUE")
     begin = natural(after)
     fitting = (host for host in inventory.known() if natural(host.name) > begin and _fits(host, name, group, tag))
     found = list(itertools.islice(fitting, limit))

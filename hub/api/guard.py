@@ -31,6 +31,8 @@ class Guard:
         except BodyError as error:
             return await problem(error.status, error.reason, {"Connection": "close"})(scope, receive, send)
         request.state.token = token
+        if body:  # whatever curl calls it: a body is JSON, and a cookie does not count for it
+            scope["headers"] = [*(one for one in scope["headers"] if one[0] != b"content-type"), (b"content-type", b"application/json")]
         messages = [_whole(body)]
 
         async def replay() -> Message:

@@ -85,6 +85,8 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
 
 
 def _invalid(one: Mapping[str, Any]) -> str:
+    if one["type"] == "json_invalid":
+        return f"the body is not JSON: {one['ctx']['error']}"
     place = ".".join(str(part) for part in one["loc"] if part not in _NO_PLACE)[:100]
     return f"{place}: {one['msg']}" if place else str(one["msg"])
 

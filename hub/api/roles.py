@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from hub.auth import actor
 from models.audit import Actor, Audit
+from models.errors import UsageError
 from models.tokens import Role, Scope, Token
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,10 @@ def authorize(request: Request) -> Caller:
     caller = Caller(token, actor(request, token))
     path = request.scope["route"].path
     needed = ROLES.get((request.method, path))
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    if unknown := sorted(set(request.query_params) - known):  # a filter that is spelled wrong would let everything through
+        there = f"; there is {', '.join(sorted(known))}" if known else ""
+        raise UsageError(f"unknown parameter {unknown[0][:60]!r}{there}")
     if needed is None:
         log.error("no role is known for %s %s", request.method, path)
         raise HTTPException(403, "nobody may do that")

@@ -11,7 +11,7 @@ from hub.api.asking import Desk, ScopeError
 from hub.api.roles import BASE, Caller, Known, refuse
 from hub.api.shapes import HostName, Limit, NewTask, Number, Progress, Retry, TaskPage, TaskShown, TaskWhole, Word
 from models import bells
-from models.errors import NotFoundError, NothingToRetryError
+from models.errors import NotFoundError, NothingToRetryError, UsageError
 from models.listing import Listing, Wanted
 from models.parameters import parameters, retry_parameters
 from models.ranges import fold
@@ -37,7 +37,6 @@ Key = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        pattern="^[!-~]+$",
         description="The same key of the same token creates its tasks once, however often the request comes.",
     ),
 ]
@@ -71,6 +70,7 @@ def create_tasks(
 ) -> TaskShown | list[TaskShown]:
     """Create a task, or all or none of several. It has its number at once, and a worker takes it as soon as one is free."""
     desk: Desk = request.app.state.desk
+    _check_key(key)
     wanted = asked if isinstance(asked, list) else [asked or NewTask()]
     try:
         specs = desk.specify(wanted, caller, key)
@@ -112,6 +112,7 @@ def retry_task(
     """Run hosts of an ended task again, as a new task with the same command and policy."""
     store: Store = request.app.state.store
     desk: Desk = request.app.state.desk
+    _check_key(key)
     former = find_task(request, caller, task)
     if not former.state.is_final:
         raise HTTPException(409, f"task {task} has not ended yet; a cancel ends it")
@@ -132,6 +133,11 @@ def find_task(request: Request, caller: Caller, number: int) -> Task:
     if not caller.token.sees(task):
         raise NotFoundError("task", number)
     return task
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError("Idempotency-Key: give at most 200 letters, digits and signs of ASCII, without spaces")
 
 
 def _seconds(time: datetime | None) -> float | None:

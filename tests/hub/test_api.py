@@ -317,6 +317,21 @@ def test_bodies_are_bounded(api: Api) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_what_people_get_wrong_is_said_in_words(api: Api) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # as `curl -d` sends it
+    answer = api("POST", "/tasks", Role.OPERATOR, content=b'{"target": "web1", "command": "true"}', headers=form)
+    assert answer.status_code == 202
+    said = [
+        (api("POST", "/tasks", Role.OPERATOR, content=b"{bad", headers=form), "the body is not JSON"),
+        (api("GET", "/tasks", params={"status": "failed"}), "unknown parameter 'status'; there is before, created_by, "),
+        (api("GET", "/hosts", params={"tag": "foo"}), "tag 'foo': write KEY=VALUE"),
+        (api("POST", "/tasks", Role.OPERATOR, json={}, headers={"Idempotency-Key": "a b"}), "Idempotency-Key: give at most 200"),
+    ]
+    for wrong, words in said:
+        assert wrong.status_code == 422
+        assert words in wrong.json()["detail"]
+
+
 def test_errors_outside_are_problems_too(api: Api) -> None:
     assert api("GET", "/nothing").json()["status"] == 404
     assert api("DELETE", "/tasks").json()["status"] == 405

@@ -7,6 +7,8 @@ import uuid
 import httpx
 import pytest
 
+from models.access import Access
+from models.audit import Audit
 from models.errors import AgentStateError, NotFoundError
 from models.states import AgentState
 from tests.hub.agents import SmallAgent
@@ -46,6 +48,17 @@ async def test_a_pending_agent_is_told_to_wait_and_an_approved_one_is_a_host(hub
     agent = SmallAgent(client, "waits-not")
     assert (await agent.join(hub.token())).json()["state"] == "approved"
     until(lambda: "waits-not" in (hub.home / "hosts.d" / "agents.yaml").read_text(), 10, "its entry in the inventory")
+
+
+async def test_no_agent_takes_what_is_meant_for_another_host(hub: Hub, client: httpx.AsyncClient) -> None:
+    for name in ("localhost", "takes-nothing"):
+        assert (await SmallAgent(client, name).join(hub.token())).status_code == 200
+    entry = hub.home / "hosts.d" / "agents.yaml"
+    until(lambda: entry.exists() and "takes-nothing" in entry.read_text(), 10, "the other one's entry")
+    assert "localhost" not in entry.read_text()
+    assert "agent localhost: the inventory reaches this host otherwise" in hub.log
+    joined = [(one.who, one.object) for one in Audit(Access.open(hub.database)).entries() if one.action == "agent.join"]
+    assert ("agent takes-nothing", "takes-nothing") in joined
 
 
 async def test_a_revoke_cuts_an_open_poll_within_a_second(hub: Hub, enrol: Enrol) -> None:

@@ -11,6 +11,8 @@ case "$SSH_CONNECTION" in *127.8.0.2*) mkdir "$MARK" 2>/dev/null && { echo first
 echo "fine $A"
 """
 
+AGAIN = 'all of them run again with --all, or kinds ["all"]'
+
 
 def test_a_rollout_stops_at_its_limit_and_what_is_left_is_retried(stack: Stack) -> None:
     mark = stack.home.parent / "tried-once"
@@ -38,7 +40,7 @@ def test_a_rollout_stops_at_its_limit_and_what_is_left_is_retried(stack: Stack) 
     assert stack("task", "output", str(task.id), "-H", "127.8.0.2", "--attempt", "1").stdout == "127.8.0.2: first\n"
 
     none = stack("task", "retry", str(task.id), "--lost")
-    assert (none.returncode, none.stderr) == (3, f"fleetflow: nothing to retry: no host of task {task.id} is lost\n")
+    assert (none.returncode, none.stderr) == (3, f"fleetflow: nothing to retry: no host of task {task.id} is lost; {AGAIN}\n")
     again = stack("task", "retry", str(task.id), "--not-started")
     assert again.returncode == 0, again.stderr
     assert again.stderr.splitlines()[0] == f"retrying 2 of 12 hosts of task {task.id}"
