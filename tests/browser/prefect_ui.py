@@ -99,6 +99,7 @@ class PrefectUI:
 
     def open_artifact(self, key: str, artifact_id: str) -> None:
         """Open an artifact of the run that is open: its key leads to those of all runs, which only their ids tell apart."""
+        self.page.reload()  # the page may have asked for the artifacts before there was this one, and asks no more
         self.page.get_by_role("tab", name="Artifacts").click()
         self.page.get_by_role("link").filter(has_text=key).click()
         self.page.locator(f"a[href*='/artifacts/artifact/{artifact_id}']").first.click()
