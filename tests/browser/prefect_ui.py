@@ -4,12 +4,14 @@ What it calls its buttons, and where it puts its words, stands here and nowhere 
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, expect
 
 _OPTIONAL = " (Optional)"  # what the label of a field ends with that need not be filled in
 _LABELS = "div.group label"  # of the fields that a flow asks for; Prefect's own stand in no such group
+_TRIES = 5
 _PATIENCE = 30_000  # milliseconds; the page of a run looks for news every five seconds
 
 
@@ -135,8 +137,13 @@ class PrefectUI:
         return self.page.url.partition("?")[0].rpartition("/")[2]
 
     def _choose_action(self, name: str) -> None:
-        self.page.get_by_role("button", name="Open menu").click()
-        self.page.get_by_role("menuitem", name=name, exact=True).click()
+        item = self.page.get_by_role("menuitem", name=name, exact=True)
+        for _ in range(_TRIES):  # the menu offers what fits the state that the page last heard of
+            self.page.get_by_role("button", name="Open menu").click()
+            with suppress(Error):
+                return item.click(timeout=_PATIENCE / _TRIES)
+            self.page.reload()
+        return item.click()
 
 
 def _form(part: Locator) -> Form:
