@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleetflow.opened import open_access
 from fleetflow.text import clock, inert
 from models.settings import Settings
 
@@ -52,11 +53,7 @@ def verify(
 
 @contextmanager
 def _audit() -> "Iterator[Audit]":
-    from models.access import Access
     from models.audit import Audit
 
-    access = Access.open(Settings.load().database)
-    try:
+    with open_access(Settings.load()) as access:
         yield Audit(access)
-    finally:
-        access.close()

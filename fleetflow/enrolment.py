@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fleetflow.opened import open_access
 from fleetflow.state import read_state
 from models.errors import UnavailableError
 from models.settings import Settings
@@ -18,14 +19,10 @@ PROGRAM = Path(__file__).parent.parent / "executors" / "agent" / "program.py"
 @contextmanager
 def open_agents(settings: Settings) -> "Iterator[Agents]":
     """The agents of our database."""
-    from models.access import Access
     from models.agents import Agents
 
-    access = Access.open(settings.database)
-    try:
+    with open_access(settings) as access:
         yield Agents(access)
-    finally:
-        access.close()
 
 
 def ring(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleetflow.opened import open_access
 from fleetflow.spans import read_time
 from fleetflow.text import clock, inert
 from fleetflow.who import me
@@ -75,14 +76,10 @@ def _check_target(target: str) -> None:
 
 @contextmanager
 def _tokens() -> "Iterator[Tokens]":
-    from models.access import Access
     from models.tokens import Tokens
 
-    access = Access.open(Settings.load().database)
-    try:
+    with open_access(Settings.load()) as access:
         yield Tokens(access)
-    finally:
-        access.close()
 
 
 def _state(token: "Token", now: float) -> str:

@@ -16,6 +16,7 @@ from flows.request import Request
 from flows.rollout import BetweenWaves, Interval, Rollout, roll_out
 from flows.shards import run_shards
 from models.commands import describe
+from models.errors import TaskTakenError
 from models.recorder import Recording
 from models.records import Claim, Outcome, Task, TaskSpec
 from models.states import ExecutionState, TaskState
@@ -32,9 +33,10 @@ async def perform(context: Context, request: Request) -> State[None]:
     However this ends, the task has ended too. Returns the flow run's final state.
     """
     log = get_run_logger()
-    task = await _open(context, request)
-    if task.id == request.task and task.owner != str(context.owner):
-        return Cancelled(message=f"task {task.id} {task.reason or 'was taken by another flow run'}, before it began")
+    try:
+        task = await _open(context, request)
+    except TaskTakenError as error:
+        return Cancelled(message=str(error))
     try:
         await approval.require(context, request, task, log)
         revealed = await logins.reveal(await vault.reveal(request))

@@ -28,6 +28,7 @@ FleetflowError
 │       ├── SpoolLostError
 │       └── EndNotConfirmedError
 ├── LeaseLostError            this worker was taken for dead, and may write nothing any more
+├── TaskTakenError            a task of the REST API that its flow run may not take any more
 ├── HeldError                 a host that must not be started any more: its task has been stopped
 └── TransitionError           a move that the table of states forbids: a bug, or somebody else was faster
 """
@@ -250,6 +251,14 @@ class LeaseLostError(FleetflowError):
         super().__init__(
             f"worker {owner} slept longer than its lease and was taken for dead; its runs have been ended, and it must start anew"
         )
+
+
+class TaskTakenError(FleetflowError):
+    """A task that was created for a flow run has ended before it, or another run has it."""
+
+    def __init__(self, task_id: int, reason: str | None) -> None:
+        self.task_id = task_id
+        super().__init__(f"task {task_id} {reason or 'was taken by another flow run'}, before it began")
 
 
 class HeldError(FleetflowError):

@@ -13,7 +13,7 @@ from models.states import AgentState, DeliveryState, ExecutionState
 from models.tables import AgentRow, AttemptRow, DeliveryRow, ExecutionRow, TaskRow
 from models.values import ExecutorKind
 
-PENDING = "pending"  # an agent that waits for its approval
+PENDING = AgentState.PENDING.value
 OTHER = "other"  # SSH and local, which the database does not tell apart
 
 

@@ -56,7 +56,7 @@ class Member:
         return f"{executor} {join(self.host.address or self.name, self.host.user, self.host.port)}{jump}"
 
 
-PENDING, NO_AGENT = "pending", "no agent"
+PENDING, NO_AGENT = AgentState.PENDING.value, "no agent"
 STATES = (PENDING, Presence.OFFLINE.value, Presence.STALE.value, Presence.NEVER.value, Presence.ONLINE.value, NO_AGENT)
 
 

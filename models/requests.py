@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, func, select, update
 from models import audit, opening, reading, sweep
 from models.access import Access
 from models.audit import Actor
-from models.errors import RequestKeyError
+from models.errors import RequestKeyError, TaskTakenError
 from models.ranges import fold
 from models.records import Task, TaskSpec
 from models.tables import TaskRow
@@ -98,15 +98,14 @@ class Requests:
 
 
 def take(connection: Connection, task_id: int, spec: TaskSpec, owner: str) -> Task:
-    """Give a task to the flow run of `spec`, unless it has ended, or another run has it."""
+    """Give a task to the flow run of `spec`; raises `TaskTakenError` where it has ended, or another run has it."""
     task = reading.task(connection, task_id)
-    is_free = task.owner is None and not task.state.is_final and task.flow_run_id in {None, spec.flow_run_id}
-    if is_free:
-        opening.replace_task(connection, task_id, replace(spec, retry_of=task.retry_of), owner)
-        return reading.task(connection, task_id)
-    if task.flow_run_id == spec.flow_run_id and task.owner is not None:  # a run that is resumed, perhaps in another worker
-        return replace(task, owner=owner)
-    return task
+    if task.owner is not None and task.flow_run_id == spec.flow_run_id:  # a run that is resumed, perhaps in another worker
+        return task
+    if task.owner is not None or task.state.is_final or task.flow_run_id not in {None, spec.flow_run_id}:
+        raise TaskTakenError(task_id, task.reason)
+    opening.replace_task(connection, task_id, replace(spec, retry_of=task.retry_of), owner)
+    return reading.task(connection, task_id)
 
 
 def _name(ids: Sequence[int]) -> str:

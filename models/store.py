@@ -69,8 +69,7 @@ class Store:
     def open_task(self, spec: TaskSpec, owner: str, requested: int | None = None) -> Task:
         """Create a task with its executions in one transaction; the same flow run id gives the task that it gave before.
 
-        `requested` is the number of the one that was created for this run; where it has ended, or another run has it, it is
-        returned as it is, with another owner.
+        `requested` is the number of the one that was created for this run. Raises `TaskTakenError`.
         """
         with self.access.writing() as connection:
             if requested is not None:

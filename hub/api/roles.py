@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
@@ -75,7 +75,7 @@ def authorize(request: Request) -> Caller:
     return caller
 
 
-def refuse(request: Request, caller: Caller, why: str) -> None:
+def refuse(request: Request, caller: Caller, why: str) -> NoReturn:
     """Note what was refused, and raise the answer that says so."""
     if request.method != "GET":
         audit: Audit = request.app.state.audit
