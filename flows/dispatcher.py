@@ -74,18 +74,16 @@ class Dispatcher:
 
     async def _dispatch(self) -> None:
         tasks = await asyncio.to_thread(self._requests.waiting, _AHEAD)
+        deployments = {name: await self._deployment(name) for name in {_name(task) for task in tasks}}
         for task in tasks:
-            await self._start(task)
+            if deployment := deployments[_name(task)]:
+                await self._start(task, deployment)
         if tasks:
             self._on_new()
 
-    async def _start(self, task: "Task") -> None:
+    async def _start(self, task: "Task", deployment: UUID) -> None:
         from models.parameters import parameters  # as under TYPE_CHECKING
 
-        name = _SCRIPT if task.command.interpreter else _COMMAND
-        deployment = await self._deployment(name)
-        if deployment is None:
-            return
         run = await patiently(
             lambda: self._client.create_flow_run_from_deployment(
                 deployment,
@@ -122,6 +120,10 @@ class Dispatcher:
         if not ids:
             return []
         return await self._client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(ids))))
+
+
+def _name(task: "Task") -> str:
+    return _SCRIPT if task.command.interpreter else _COMMAND
 
 
 def _tags(task: "Task") -> list[str]:
