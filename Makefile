@@ -7,6 +7,8 @@ TARGET ?= localhost
 override CMD := $(value CMD)
 override TARGET := $(value TARGET)
 export CMD TARGET
+# Each of the many processes of a stack would compile all of its source again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Program:package pairs of Debian and Ubuntu; what is missing is installed where that is allowed.
 TEST_PROGRAMS := sshd:openssh-server ssh:openssh-client ssh-agent:openssh-client dropbear:dropbear-bin dash:dash bash:bash \
@@ -67,7 +69,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
-	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
