@@ -17,15 +17,15 @@ from models.current import CurrentInventory
 from models.settings import Settings
 from models.tokens import Tokens
 
-_CACHE = 1024  # KiB of a connection to SQLite: there are a dozen of them
+CACHE = 1024  # KiB of a connection to SQLite: there are a dozen of them
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, cache_kib: int = CACHE) -> FastAPI:
     """An application that is a hub for as long as its lifespan lasts; raises `UnavailableError` where the database cannot be used.
 
     Agents come through plain routes: ten thousand of them at once need no more than that.
     """
-    access = Access.open(settings.database, cache_kib=_CACHE)
+    access = Access.open(settings.database, cache_kib=cache_kib)
     app = FastAPI(title="fleetflow", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json", lifespan=_lifespan)
     app.state.settings, app.state.access, app.state.tokens = settings, access, Tokens(access)
     app.state.inventory = CurrentInventory(settings.home, settings.ssh_config.expanduser())

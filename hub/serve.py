@@ -27,8 +27,8 @@ _TURN = 0.0005  # seconds that a thread may keep the others waiting: an agent's 
 _CROWDED = 0.75  # of the descriptors: agents keep their second connections no more, so that there are some for the first ones
 
 
-def main(listener: int, lifeline: int) -> None:
-    """Serve until a signal comes or the lifeline ends; an error of ours becomes one line and its exit code."""
+def main(listener: int, lifeline: int, **tuning: int) -> None:
+    """Serve until a signal comes or the lifeline ends; an error of ours becomes one line and its exit code. `tuning` is `create_app`'s."""
     setproctitle("fleetflow hub")
     end_with(lifeline)
     from models.errors import FleetflowError  # after the lifeline: what follows imports for a second
@@ -36,13 +36,13 @@ def main(listener: int, lifeline: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stdout)
     logging.getLogger("hub").setLevel(logging.INFO)
     try:
-        serve(socket.socket(fileno=listener))
+        serve(socket.socket(fileno=listener), **tuning)
     except FleetflowError as error:
         print(f"fleetflow hub: {error}", file=sys.stderr)  # noqa: T201 - the stack shows this line
         raise SystemExit(error.exit_code) from None
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, **tuning: int) -> None:
     """Serve on this socket until a signal comes.
 
     Raises `SettingsError` for a certificate that cannot be used, and `UnavailableError` where the database cannot.
@@ -56,7 +56,7 @@ def serve(listener: socket.socket) -> None:
     settings = Settings.load()
     context = _open_context(settings, listener)
     _await_database(settings.database)
-    app = create_app(settings)
+    app = create_app(settings, **tuning)
     most = _CROWDED * _allow_descriptors()
 
     class Server(uvicorn.Server):

@@ -31,7 +31,7 @@ from tests.servers.relay import Relay, run_relay
 
 ALLOWED = 10.0  # MB an hour
 _WARM_UP = 0.3  # of the time
-_REST = 0.5  # seconds after each round, in which a sample is taken
+_REST = 1.0  # seconds after each round, in which a sample is taken
 _POINTS = 200  # of a fit
 _HEAP = Path(__file__).with_name("heap_hub.py")
 
