@@ -5,7 +5,7 @@
 # A run has a few files in ~/.fleetflow/spool, whose names begin with its id:
 #
 #   .claim         "PID TICK BOOT" of main. Who makes it (O_EXCL, by set -C) is the only one who may start the run. "fenced": nobody
-#                  may any more. "acked": all is known elsewhere, and this is a tombstone against a late start.
+#                  may any more.
 #   .go            "run" or "void". Who makes it (O_EXCL) has started the run, or has fenced it off.
 #   .out .err      what the command printed; a hole is punched into what grows too long, and .cut.out, .cut.err say from where to where
 #   .rc            "exit CODE": main saw the end
@@ -13,6 +13,9 @@
 #                  (both have room for their line from the start: a disk that is full by then would not take it)
 #   .beat.PID      changes with every sign of life of whoever is attached by session PID, and says "gone" at its end
 #   .word.PID      what that one asks for: "cancel", "timeout", "ack", "eof"
+#
+# When all is known elsewhere, ~/.fleetflow/acked/ID is made, a tombstone against a late start, and then these are removed. Tombstones
+# have a folder of their own: there may be many thousands, and the spool is read again and again.
 #
 # A line counts when it is whole. Processes:
 #
@@ -77,24 +80,27 @@ ff_now() {
 ff_open() {
   [ -r /proc/self/stat ] && read -r ff_boot </proc/sys/kernel/random/boot_id || ff_refuse proc
   if [ "$HOME" ] && [ -O "$HOME" ]; then ff_top=$HOME/.fleetflow; else ff_top=/var/tmp/.fleetflow-$(id -u); fi
-  ff_folder=$ff_top/spool
-  [ -d "$ff_folder" ] || (umask 077; mkdir -p "$ff_folder") || ff_refuse folder
-  for ff_file in "$ff_top" "$ff_folder"; do
+  ff_folder=$ff_top/spool ff_tombs=$ff_top/acked
+  [ -d "$ff_folder" ] && [ -d "$ff_tombs" ] || (umask 077; mkdir -p "$ff_folder" "$ff_tombs") || ff_refuse folder
+  for ff_file in "$ff_top" "$ff_folder" "$ff_tombs"; do
     [ -O "$ff_file" ] && ! [ -L "$ff_file" ] || ff_refuse folder
   done
   # Only a program can tell the mode, and a program takes a millisecond: asked at the first run on a host alone.
-  [ -z "$ff_tidies" ] || [ -z "$(find "$ff_top" "$ff_folder" -prune \( -perm -020 -o -perm -002 \))" ] || ff_refuse folder
+  [ -z "$ff_tidies" ] || [ -z "$(find "$ff_top" "$ff_folder" "$ff_tombs" -prune \( -perm -020 -o -perm -002 \))" ] || ff_refuse folder
   ff_run=$ff_folder/$ff_id
+  ff_tomb=$ff_tombs/$ff_id
   ff_words=$ff_run.word.$$
 }
 
 # What is known of the run, in ff_state.
 ff_look() {
+  ff_state=acked
+  ! [ -e "$ff_tomb" ] || return 0
   ff_state=absent
   [ -e "$ff_run.claim" ] || return 0
   ff_get claim
   ff_state=$ff_first
-  case $ff_state in acked) return ;; fenced) ff_state=void; return ;; esac
+  case $ff_state in fenced) ff_state=void; return ;; esac
   ff_group=$ff_first
   set -- $ff_rest
   ff_state=claimed
@@ -158,8 +164,9 @@ ff_start() {
     ! [ -e "$ff_run.claim" ] || ff_refuse taken
     ff_refuse folder
   fi
+  ! [ -e "$ff_tomb" ] || ff_give_back taken # looked for behind the claim: a tombstone is made before the claim is removed
   printf '%s\n' "$$ $ff_born $ff_boot" >>"$ff_run.claim" || ff_give_back folder
-  : >"$ff_run.out" && : >"$ff_run.err" && ff_reserve rc && ff_reserve why || ff_give_back folder
+  printf '' >"$ff_run.out" && printf '' >"$ff_run.err" && ff_reserve rc && ff_reserve why || ff_give_back folder
   exec 5>>"$ff_run.out" 8>>"$ff_run.err"
   ff_say ready
   ff_await_go || ff_give_back
@@ -185,12 +192,15 @@ ff_start() {
 
 # Tombstones outlive every lease by far.
 ff_tidy() {
-  find "$ff_folder" -type f -mtime +7 -exec rm -f {} + 3<&- 4>&- 5>&- 7<&- 8>&- >/dev/null &
+  find "$ff_folder" "$ff_tombs" -type f -mtime +7 -exec rm -f {} + 3<&- 4>&- 5>&- 7<&- 8>&- >/dev/null &
 }
 
 # After this the run cannot start any more, if it has not yet; and of what was killed half way nothing is left.
 ff_do_fence() {
-  ff_make claim fenced || ff_get claim && [ "$ff_first" = acked ] || ff_make go void
+  if ! [ -e "$ff_tomb" ]; then
+    ff_make claim fenced
+    ff_make go void
+  fi
   ff_look
   case $ff_state in 'lost killed' | ended*) ff_kill_marked ;; esac
 }
@@ -236,9 +246,16 @@ ff_do_ack() {
   esac
 }
 
+ff_bury() {
+  printf '' >"$ff_tomb"
+}
+
 ff_forget() {
-  printf 'acked\n' >"$ff_run.claim"
-  rm -f "$ff_run".[!c]* "$ff_run".cut.*
+  if ! ff_bury; then
+    rm -f "$ff_run.out" "$ff_run.err" # a full disk may have no room for a name
+    ff_bury || return
+  fi
+  rm -f "$ff_run".*
   ff_state=acked
 }
 

@@ -78,8 +78,14 @@ class Spooled:
         asked.process.wait(10)
         return asked.session.verdict or ""
 
+    @property
+    def tombs(self) -> Path:
+        return self.home / ".fleetflow" / "acked"
+
     def files(self, attempt: Attempt) -> set[str]:
-        return {path.name.removeprefix(f"{attempt.id}.") for path in self.spool.glob(f"{attempt.id}.*")}
+        """What is left of a run in the spool, and its tombstone."""
+        spooled = {path.name.removeprefix(f"{attempt.id}.") for path in self.spool.glob(f"{attempt.id}.*")}
+        return spooled | {"tombstone" for _ in self.tombs.glob(str(attempt.id))}
 
     def left(self) -> list[int]:
         """The processes of all sessions, the commands' and the wrappers'."""

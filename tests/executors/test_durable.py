@@ -38,10 +38,11 @@ def test_output_and_exit_code_are_told_and_after_the_ack_only_a_tombstone_is_lef
     assert refusal(box.wrapped("echo again", attempt=run.attempt).prepare().session) == "this attempt was started before"
     run.send(ACK)
     run.process.wait(10)
-    assert box.files(run.attempt) == {"claim"}
+    assert box.files(run.attempt) == {"tombstone"}
     assert refusal(box.wrapped("echo again", attempt=run.attempt).prepare().session) == "this attempt was started before"
     assert {box.verdict(verb, run.attempt) for verb in (Verb.STATE, Verb.ATTACH, Verb.FENCE, Verb.CANCEL, Verb.ACK)} == {"acked"}
     box.nothing_left()
+    assert box.files(run.attempt) == {"tombstone"}
 
 
 def test_a_session_goes_on_where_another_one_broke_off(box: Spooled) -> None:
@@ -57,7 +58,7 @@ def test_a_session_goes_on_where_another_one_broke_off(box: Spooled) -> None:
     third.send(ACK)
     second.hang_up()
     box.nothing_left()
-    assert box.files(run.attempt) == {"claim"}
+    assert box.files(run.attempt) == {"tombstone"}
 
 
 def test_two_sessions_follow_one_run(box: Spooled) -> None:
@@ -221,7 +222,7 @@ def test_nobody_of_the_wrapper_stays_after_the_goodbye(box: Spooled, goodbye: by
     else:
         run.hang_up()
     box.nothing_left()
-    assert box.files(run.attempt) == ({"claim"} if goodbye else {"claim", "go", "out", "err", "rc", "why"})
+    assert box.files(run.attempt) == ({"tombstone"} if goodbye else {"claim", "go", "out", "err", "rc", "why"})
 
 
 @pytest.mark.parametrize(("file", "torn"), [("rc", "     137\n"), ("rc", "it 137\n"), ("why", "anceled\n")])

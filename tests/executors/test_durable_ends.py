@@ -31,7 +31,7 @@ def test_runs_that_nobody_follows_end_by_their_policy(box: Spooled) -> None:
     assert verdicts == ["ended timed_out", "ended abandoned", "exit 7", "ended abandoned"]
     box.nothing_left()
     assert all(box.verdict(Verb.ACK, run.attempt) == "acked" for run in runs)
-    assert all(box.files(run.attempt) == {"claim"} for run in runs)
+    assert all(box.files(run.attempt) == {"tombstone"} for run in runs)
 
 
 def test_beats_of_anybody_attached_keep_a_run_alive_and_silence_ends_it(box: Spooled) -> None:
@@ -69,12 +69,12 @@ def test_old_tombstones_are_swept_when_asked(box: Spooled) -> None:
     box.start("true").read_until(box.spool.exists)
     ages = {"old": 8, "young": 6}
     for name, days in ages.items():
-        (box.spool / f"{name}.claim").write_text("acked\n")
-        os.utime(box.spool / f"{name}.claim", (0, time.time() - days * 86400))
+        (box.tombs / name).touch()
+        os.utime(box.tombs / name, (0, time.time() - days * 86400))
     run = box.start("true", tidies=False)
     run.read_until(lambda: run.session.verdict)
-    assert (box.spool / "old.claim").exists()
+    assert (box.tombs / "old").exists()
     run = box.start("true", tidies=True)
     run.read_until(lambda: run.session.verdict)
-    until(lambda: not (box.spool / "old.claim").exists(), 5, "the sweep")
-    assert (box.spool / "young.claim").exists()
+    until(lambda: not (box.tombs / "old").exists(), 5, "the sweep")
+    assert (box.tombs / "young").exists()

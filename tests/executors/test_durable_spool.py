@@ -88,7 +88,7 @@ def test_who_has_no_home_has_a_spool_all_the_same(box: Spooled, home: str) -> No
     assert spool.stat().st_mode & 0o077 == 0
     run.send(ACK)
     run.process.wait(10)
-    (spool / f"{run.attempt.id}.claim").unlink()
+    (spool.parent / "acked" / str(run.attempt.id)).unlink()
 
 
 @pytest.mark.parametrize("options", ["ro", "size=64k", "size=64k,nr_inodes=5"])
@@ -207,9 +207,10 @@ def test_a_flood_is_ended_where_no_hole_can_be_made(box: Spooled) -> None:
     box.nothing_left()
 
 
-@pytest.mark.parametrize(("name", "mode"), [(".fleetflow", 0o770), (".fleetflow/spool", 0o702)])
+@pytest.mark.parametrize(("name", "mode"), [(".fleetflow", 0o770), (".fleetflow/spool", 0o702), (".fleetflow/acked", 0o702)])
 def test_a_spool_into_which_others_may_write_is_refused_at_the_first_run(box: Spooled, tmp_path: Path, name: str, mode: int) -> None:
-    box.spool.mkdir(parents=True, mode=0o700)
+    for folder in (box.spool, box.tombs):
+        folder.mkdir(parents=True, mode=0o700)
     (box.home / name).chmod(mode)
     _is_refused(box, tmp_path, tidies=True)
 

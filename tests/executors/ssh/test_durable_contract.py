@@ -36,10 +36,10 @@ class TestDurable(OverSsh):
         await ssh.aclose()
 
     async def test_the_first_run_on_a_host_has_old_tombstones_swept(self, run: Runner, home: Path) -> None:
-        spool = home / ".fleetflow" / "spool"
-        spool.mkdir(parents=True, exist_ok=True)
-        old = spool / f"{uuid.uuid4()}.claim"
-        old.write_text("acked\n")
+        tombs = home / ".fleetflow" / "acked"
+        tombs.mkdir(parents=True, exist_ok=True)
+        old = tombs / str(uuid.uuid4())
+        old.touch()
         os.utime(old, (0, time.time() - 8 * 86400))
         assert (await run("true"))[0] == 0
         until(lambda: not old.exists(), 5)
