@@ -103,7 +103,9 @@ class Follower:
     def _ask(self) -> None:
         if stack.is_gone(self._settings):
             task = f"task {self._last.id}" if self._last else f"flow run {self.flow_run_id}"
-            raise UnavailableError("the local stack", f"has ended before {task}; `fleetflow up` starts it again, and ends what it left")
+            raise UnavailableError(
+                "the local stack", f"has ended before {task}; `fleetflow up` starts it again, and ends or follows what it left"
+            )
         try:
             found = self._prefect.flow_run(self.flow_run_id)
         except UnavailableError:

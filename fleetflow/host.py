@@ -51,8 +51,9 @@ def add(
     tags: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Tag; may be given again.")] = None,
 ) -> None:
     """Add hosts to the inventory, in hosts.d/added.yaml."""
+    from fleetflow.opened import recorded
     from models import additions, hostsfile
-    from models.settings import find_home
+    from models.settings import Settings
 
     said = {
         "address": address,
@@ -67,7 +68,9 @@ def add(
         "tags": _read_tags(tags) or None,
     }
     entry = hostsfile.entry({key: value for key, value in said.items() if value is not None})
-    path = additions.add(find_home(), "added.yaml", {_check_names(name): entry for name in names})
+    entries = {_check_names(name): entry for name in names}
+    settings = Settings.load()
+    path = additions.add(settings.home, "added.yaml", entries, record=recorded(settings, "host.add", ",".join(names)))
     typer.echo(f"added {', '.join(names)} to {path}")
 
 
@@ -76,12 +79,14 @@ def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names or ranges, such as 'web[01-20]'.")],
 ) -> None:
     """Remove hosts that were added or imported."""
+    from fleetflow.opened import recorded
     from models import additions
     from models.ranges import expand, fold, split
-    from models.settings import find_home
+    from models.settings import Settings
 
     gone = [name for text in names for part in split(_check_names(text)) for name in expand(part)]
-    files = additions.remove(find_home(), gone)
+    settings = Settings.load()
+    files = additions.remove(settings.home, gone, record=recorded(settings, "host.remove", fold(gone)))
     typer.echo(f"removed {fold(gone)} from {', '.join(map(str, files))}")
 
 
@@ -94,16 +99,20 @@ def import_(
 ) -> None:
     """Import hosts from FILE into hosts.d, all of them or none."""
     from fleetflow import hostlists
+    from fleetflow.opened import recorded
     from models import additions
-    from models.settings import find_home
+    from models.settings import Settings
 
-    kept = find_home() / "hosts.d" / hostlists.file_name(file)
+    settings = Settings.load()
+    kept = settings.home / "hosts.d" / hostlists.file_name(file)
     if kept.exists() and not replace:
         raise UsageError(f"{kept} is there from an earlier import of {file.name}; --replace imports it again")
     found = hostlists.read(file, format_, groups or ())
     if not found.hosts:
         raise UsageError(f"{file}: there is no host in it (read as {found.format})")
-    path = additions.add(find_home(), kept.name, found.entries(), replace=replace)
+    what = f"{len(found.hosts)} hosts of {file}" + (", in place of an earlier import" if replace else "")
+    record = recorded(settings, "host.import", found.label, what)
+    path = additions.add(settings.home, kept.name, found.entries(), replace=replace, record=record)
     typer.echo(f"added {found.label} to {path} ({len(found.hosts)} hosts, read as {found.format})")
     for line in found.left_out:
         typer.echo(f"left out: {line}", err=True)

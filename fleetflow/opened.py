@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fleetflow.who import me
 from models.settings import Settings
 
 if TYPE_CHECKING:  # SQLAlchemy takes a third of a second
@@ -20,3 +21,17 @@ def open_access(settings: Settings) -> "Iterator[Access]":
         yield access
     finally:
         access.close()
+
+
+@contextmanager
+def recorded(settings: Settings, action: str, name: str, detail: str = "") -> Iterator[None]:
+    """Make a change that is not in the database, but for its entry in the audit trail.
+
+    The entry stays only where the change was made, and the change is not made where the entry cannot stand. Raises `UnavailableError`.
+    """
+    from models import audit, database
+
+    database.make(settings.database)  # whoever adds hosts may do so before the first run
+    with open_access(settings) as access, access.writing() as connection:
+        audit.write(connection, me(), action, name, detail=detail)
+        yield

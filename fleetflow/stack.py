@@ -27,6 +27,7 @@ _LOCKED = 75  # exit code of a supervisor that found another one
 _START = 120.0  # seconds a stack may take to get ready: a slow disk and a new database
 _STOP = 40.0  # seconds it may take to end before it is killed
 _TICK = 0.05
+_LEFT = "`fleetflow up -d` follows what runs on hosts; over SSH with on_disconnect = linger that goes on for {:g} s"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def ensure_stack(settings: Settings) -> Endpoint:
         return _endpoint(settings, settings.prefect_api_url.rstrip("/"))
     state = read_state(settings.home)
     if state is None or state.phase is not Phase.READY or not state.is_running:
-        state = _start(settings, any_port="ui_port" not in settings.model_fields_set)
+        state = _start(settings)
     return _endpoint(settings, state.api_url)
 
 
@@ -70,15 +71,21 @@ def up_command(
     running = read_state(settings.home)
     if running is not None and running.is_running and running.phase is not Phase.STOPPING:
         typer.echo("the stack runs already", err=True)
-        _show(settings, _wait_until_ready(settings, None, any_port=False))
+        _show(settings, _wait_until_ready(settings, None))
     elif detach:
-        _show(settings, _start(settings, any_port=False))
+        _show(settings, _start(settings))
     else:
         _run_in_foreground(settings)
 
 
-def down_command() -> None:
-    """End the stack: first the worker, which cancels what it runs, then the hub and Prefect's server."""
+def down_command(
+    keep_running: Annotated[bool, typer.Option("--keep-running", help="Leave commands on hosts to the next `up`.")] = False,
+) -> None:
+    """End the stack: first the worker, which cancels what it runs, then the hub and Prefect's server.
+
+    With --keep-running, as for an upgrade, the commands of agents and those that linger or detach go on, and so does their task in the
+    next worker; only those that would end with their connection are canceled, with their whole task.
+    """
     settings = Settings.load()
     state = read_state(settings.home)
     living = state.living() if state else {}
@@ -87,8 +94,8 @@ def down_command() -> None:
         typer.echo("nothing was running")
         return
     typer.echo(f"ending {', '.join(f'{name} (process {process.pid})' for name, process in living.items())}")
-    _end(settings, state)
-    typer.echo("the stack has ended")
+    _end(settings, state, signal.SIGUSR1 if keep_running else signal.SIGTERM)
+    typer.echo("the stack has ended" + (f"; {_LEFT.format(settings.linger)}" if keep_running else ""))
 
 
 def status_command(
@@ -114,18 +121,26 @@ def status_command(
 # Starting
 
 
-def _start(settings: Settings, *, any_port: bool) -> StackState:
+def _start(settings: Settings) -> StackState:
     """Start the stack in a session of its own, and wait until it is ready. Of two that start at once one wins; both get its stack."""
     prepare(settings)
     typer.echo(f"starting fleetflow's local stack in {settings.home}", err=True)
-    return _wait_until_ready(settings, _spawn(settings, any_port=any_port), any_port=any_port)
+    state = _wait_until_ready(settings, _spawn(settings))
+    _mention_port(settings, state)
+    return state
 
 
-def _spawn(settings: Settings, *, any_port: bool, lifeline: int | None = None) -> "subprocess.Popen[bytes]":
+def _mention_port(settings: Settings, state: StackState) -> None:
+    """Say that the UI is not where it usually is."""
+    if not state.foreign and not state.ui_url.endswith(f":{settings.ui_port}"):
+        typer.echo(f"port {settings.ui_port} is in use by something else; Prefect's UI and API are at {state.ui_url}", err=True)
+
+
+def _spawn(settings: Settings, *, lifeline: int | None = None) -> "subprocess.Popen[bytes]":
     """Start a supervisor: into the log, or, with a lifeline, into our own output and only as long as we live."""
     logs = settings.home / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-P", "-m", "fleetflow.supervisor", *(["--any-port"] if any_port else [])]
+    command = [sys.executable, "-P", "-m", "fleetflow.supervisor"]
     if lifeline is not None:
         command += ["--echo", "--lifeline", str(lifeline)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
@@ -142,24 +157,24 @@ def _spawn(settings: Settings, *, any_port: bool, lifeline: int | None = None) -
         )
 
 
-def _wait_until_ready(settings: Settings, supervisor: "subprocess.Popen[bytes] | None", *, any_port: bool) -> StackState:
+def _wait_until_ready(settings: Settings, supervisor: "subprocess.Popen[bytes] | None") -> StackState:
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline:
         state = read_state(settings.home)
         if state is not None and state.is_running and state.phase is Phase.READY:
             return state
         if supervisor is not None and supervisor.poll() is not None:
-            supervisor = _after_death(settings, supervisor, any_port=any_port)
+            supervisor = _after_death(settings, supervisor)
         time.sleep(_TICK)
     raise UnavailableError("the local stack", f"is not ready after {_START:g} s; its logs are in {settings.home / 'logs'}")
 
 
-def _after_death(settings: Settings, supervisor: "subprocess.Popen[bytes]", *, any_port: bool) -> "subprocess.Popen[bytes]":
+def _after_death(settings: Settings, supervisor: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
     """A supervisor that found another one tries again, in case that one is on its way out; any other death is told."""
     if supervisor.returncode != _LOCKED:
         raise _explain(settings, supervisor.returncode)
     time.sleep(0.5)
-    return _spawn(settings, any_port=any_port)
+    return _spawn(settings)
 
 
 def _explain(settings: Settings, code: int) -> UnavailableError:
@@ -176,12 +191,14 @@ def _explain(settings: Settings, code: int) -> UnavailableError:
 def _run_in_foreground(settings: Settings) -> None:
     prepare(settings)
     ours, theirs = os.pipe()
-    supervisor = _spawn(settings, any_port=False, lifeline=ours)
+    supervisor = _spawn(settings, lifeline=ours)
     os.close(ours)
     ending = _Ending()
     try:
         with ending:
-            _show(settings, _wait_until_ready(settings, supervisor, any_port=False))
+            state = _wait_until_ready(settings, supervisor)
+            _mention_port(settings, state)
+            _show(settings, state)
             supervisor.wait()
     except (KeyboardInterrupt, _Terminated):
         typer.echo("ending the stack", err=True)
@@ -227,10 +244,10 @@ def _await_end(settings: Settings, supervisor: "subprocess.Popen[bytes]") -> Non
         supervisor.wait()
 
 
-def _end(settings: Settings, state: StackState) -> None:
+def _end(settings: Settings, state: StackState, how: signal.Signals) -> None:
     patience = _STOP + settings.drain_grace
     if state.supervisor.is_alive():
-        state.supervisor.send(signal.SIGTERM)
+        state.supervisor.send(how)
         ended = state.supervisor.wait(patience)
     else:  # killed; its children end by themselves, for their lifeline is cut
         ended = wait_all(state.living().values(), patience)

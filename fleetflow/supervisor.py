@@ -1,6 +1,6 @@
 """The first process of a local stack: starts Prefect's server, the hub and the worker, starts again what dies, and ends all.
 
-`python -m fleetflow.supervisor [--any-port] [--echo] [--lifeline FD]`, in a session of its own. It keeps the port open
+`python -m fleetflow.supervisor [--echo] [--lifeline FD]`, in a session of its own. It keeps the port open
 over restarts of the server, so that a client only waits where it would have been refused.
 """
 
@@ -61,12 +61,13 @@ class Child:
 class Supervisor:
     """Runs the children of one home until it is told to stop."""
 
-    def __init__(self, settings: Settings, *, any_port: bool, echo: bool) -> None:
+    def __init__(self, settings: Settings, *, echo: bool) -> None:
         self._settings = settings
         self._home = settings.home
         self._echo = echo
         self._wake = threading.Event()
         self._signals = 0
+        self._keeps = False
         self._lifeline, self._their_lifeline = os.pipe()
         self._ready = False
         if settings.prefect_api_url:
@@ -75,6 +76,7 @@ class Supervisor:
             self._auth = auth.get_secret_value() if auth else None
             api_url = settings.prefect_api_url.rstrip("/")
         else:
+            any_port = "ui_port" not in settings.model_fields_set
             self._listener = _listen("127.0.0.1", settings.ui_port, any_port=any_port, setting="FLEETFLOW_UI_PORT")
             self._auth = make_auth(self._home)
             api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
@@ -102,7 +104,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Run the stack to its end; returns the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda *_: self._wake.set())
         write_state(self._home, self._state)
@@ -116,7 +118,8 @@ class Supervisor:
         return self._leave()
 
     def _on_signal(self, number: int, frame: object) -> None:
-        del number, frame
+        del frame
+        self._keeps = self._keeps or number == signal.SIGUSR1
         self._signals += 1
         self._wake.set()
 
@@ -193,12 +196,12 @@ class Supervisor:
             write_state(self._home, self._state)
 
     def _end_children(self) -> None:
-        """The worker first: it still has to tell Prefect how its runs ended."""
+        """The worker first: it still has to tell Prefect how its runs ended, or (USR1) to leave them to the next one."""
         if self._state.phase is not Phase.FAILED:
             self._write(phase=Phase.STOPPING)
         for child in reversed(self._children):
             if child.process is not None and child.popen is not None:
-                child.process.send(signal.SIGTERM)
+                child.process.send(signal.SIGUSR1 if self._keeps and child.name == WORKER else signal.SIGTERM)
                 grace = _GRACE[child.name] + (self._settings.drain_grace if child.name == WORKER else 0)
                 self._await_end(child.popen, grace)
                 child.process.send(signal.SIGKILL)
@@ -224,7 +227,7 @@ class Supervisor:
 
 
 def _listen(host: str, port: int, *, setting: str, any_port: bool = False) -> socket.socket:
-    """Listen on a port; on the next free one for `any_port`, when a stack starts by itself and nobody chose."""
+    """Listen on a port; on the next free one for `any_port`, where nobody chose."""
     for candidate in range(port, min(port + _PORTS, 65536) if any_port else port + 1):
         try:
             return _create(host, candidate)
@@ -291,7 +294,6 @@ def _stop_with(lifeline: int, stop: Callable[[], None]) -> None:
 def main() -> int:
     setproctitle("fleetflow stack")
     parser = argparse.ArgumentParser()
-    parser.add_argument("--any-port", action="store_true")
     parser.add_argument("--echo", action="store_true")
     parser.add_argument("--lifeline", type=int)
     options = parser.parse_args()
@@ -306,7 +308,7 @@ def main() -> int:
     _end_predecessor(settings.home)
     try:
         prepare(settings)
-        supervisor = Supervisor(settings, any_port=options.any_port, echo=options.echo)
+        supervisor = Supervisor(settings, echo=options.echo)
     except FleetflowError as error:
         print(f"fleetflow: {error}", file=sys.stderr)  # noqa: T201 - whoever started us passes this line on
         return error.exit_code

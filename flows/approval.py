@@ -51,17 +51,21 @@ class NotApprovedError(Exception):
         super().__init__(f"{said}: {decision.why}" if decision.why else said)
 
 
-async def require(context: Context, request: Request, task: Task, log: Log) -> None:
-    """Wait for approval where the settings ask for one, and it has not been given; raises `NotApprovedError`."""
+async def require(context: Context, request: Request, task: Task, log: Log) -> bool:
+    """Wait for approval where the settings ask for one, and it has not been given; raises `NotApprovedError`.
+
+    Returns whether people were asked, and thus some time has passed.
+    """
     reason = why_ask(context.settings, request)
     if reason is None or await asyncio.to_thread(_is_approved, context, task.id):
-        return
+        return False
     hosts = summary.count_hosts(len(request.hosts))
     log.info("Task %d waits for approval: %s", task.id, reason)
     decision = await ask(context, task.id, f"Run {_shown(request.command.script)} on {hosts}? {reason}")
     log.info("Task %d: %s", task.id, "approved" if decision.approved else "not approved")
     if not decision.approved:
         raise NotApprovedError(decision)
+    return True
 
 
 def _shown(script: str) -> str:

@@ -1,7 +1,8 @@
 """The parts that the flows of one process share: store, recorder and executors. The only place that builds them."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from executors.agent.executor import ByAgent
 from executors.local import Local
@@ -15,6 +16,9 @@ from models.settings import Settings
 from models.store import Store
 from models.values import ExecutorKind
 
+if TYPE_CHECKING:
+    from flows.rollout import Rollout
+
 
 @dataclass(frozen=True)
 class Context:
@@ -27,6 +31,7 @@ class Context:
     recorder: Recorder
     executors: dict[ExecutorKind, Executor]
     places: Places
+    rollouts: dict[int, "Rollout"] = field(default_factory=dict)  # that are under way, by their tasks
 
     async def aclose(self) -> None:
         """Write what is left, and close every connection."""

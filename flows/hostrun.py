@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from executors.attempt import carry_out, take_up
 from executors.outlast import outlast
@@ -14,7 +14,6 @@ from models.errors import HeldError, NeverStartedError, TransitionError
 from models.policy import Policy
 from models.recorder import Recorder, Recording
 from models.records import Claim, Outcome
-from models.secrets import values_of
 from models.states import ExecutionState
 from models.store import Store
 from models.values import Command, Host, Stream
@@ -36,6 +35,7 @@ class Terms:
     owner: str
     store: Store
     recorder: Recorder
+    secrets: Callable[[Host | None], list[str]]  # that are masked in what a host prints
     slots: asyncio.Semaphore
     brake: Brake
     on_end: OnEnd
@@ -78,7 +78,7 @@ class HostRun:
             self._place.give()  # not sooner: the database counts the command until its end is written there
 
     def _record(self) -> Recording:
-        return self._terms.recorder.record(self._claim, values_of(self._terms.command.env))
+        return self._terms.recorder.record(self._claim, self._terms.secrets(self._host))
 
     def _is_last(self, outcome: Outcome) -> bool:
         return self._delay is None or outcome.state not in _TRIED_AGAIN or self._terms.brake.reason is not None
@@ -172,9 +172,17 @@ class HostRun:
         if recorded:
             self._terms.on_end(self._claim.host, outcome, self._recording)
 
+    @property
+    def would_be_lost(self) -> bool:
+        """Whether it has started, and nobody could ask about it without us."""
+        return self._recording.has_started and not self._outlives(self._executor)
+
+    def _outlives(self, executor: Executor) -> TypeGuard[Recoverable]:
+        return isinstance(executor, Recoverable) and executor.outlives(self._terms.command)
+
     async def _let_go(self, outcome: Outcome, *, recorded: bool) -> None:
         """The host of a durable run may forget it once all of it is committed; else it keeps it for whoever has the row now."""
-        if self._host is None or not isinstance(self._executor, Recoverable) or not self._executor.outlives(self._terms.command):
+        if self._host is None or not self._outlives(self._executor):
             return
         if not self._recording.has_started or outcome.state is ExecutionState.LOST:
             return  # the host knows nothing of it, or may still have something to tell

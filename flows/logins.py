@@ -16,28 +16,36 @@ from models import names
 from models.credentials import Credentials
 from models.errors import CredentialsError
 from models.hostsfile import is_jump
+from models.inventory import Inventory
+from models.settings import Settings
 from models.values import ExecutorKind, Host
 
+_Found = dict[str, Credentials | CredentialsError]
 _TYPE = SshCredentials.get_block_type_slug()
 
 
-async def require(name: str) -> None:
-    """Raise `CredentialsError` unless a block of this name can be used.
+async def require(name: str) -> Credentials | None:
+    """What a block of this name says; raises `CredentialsError` unless it can be used.
 
-    A flow run that goes on is not refused any more: it may have commands on hosts, which want to be followed.
+    A flow run that goes on is not refused any more: it may have commands on hosts, which want to be followed. Then this is None.
     """
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None and context.flow_run.run_count > 1:
-        return
+        return None
     found = await _find(name)
     if isinstance(found, CredentialsError):
         raise found
+    return found
 
 
-async def reveal(request: Request) -> Request:
+async def reveal(request: Request, settings: Settings) -> Request:
     """The request with the login of each host that is reached by SSH and has credentials; or with the reason why it has none."""
     wanted = sorted({host.credentials for host in request.hosts if host.credentials and _is_over_ssh(host)})
-    found = dict(zip(wanted, await asyncio.gather(*map(_find, wanted)), strict=True))
+    found: _Found = {request.login.name: request.login} if request.login is not None else {}
+    missing = [name for name in wanted if name not in found]
+    found |= zip(missing, await asyncio.gather(*map(_find, missing)), strict=True)
+    if any(isinstance(login, Credentials) and login.jump is not None for login in found.values()):
+        found = await asyncio.to_thread(_with_jumps, found, settings)
     return replace(request, hosts=tuple(_with_login(host, found, request.reach) for host in request.hosts)) if found else request
 
 
@@ -45,7 +53,19 @@ def _is_over_ssh(host: Host) -> bool:
     return host.executor in {None, ExecutorKind.SSH}
 
 
-def _with_login(host: Host, found: dict[str, Credentials | CredentialsError], reach: Options) -> Host:
+def _with_jumps(found: _Found, settings: Settings) -> _Found:
+    """The logins, their jump hosts by the addresses that the inventory has for them."""
+    inventory = Inventory.load(settings.home, settings.ssh_config.expanduser())
+    return {name: _with_jump(login, inventory) for name, login in found.items()}
+
+
+def _with_jump(login: Credentials | CredentialsError, inventory: Inventory) -> Credentials | CredentialsError:
+    if not isinstance(login, Credentials) or login.jump is None:
+        return login
+    return replace(login, jump=inventory.spell_jump(login.jump))
+
+
+def _with_login(host: Host, found: _Found, reach: Options) -> Host:
     """The host with its login: credentials of the task win over the inventory; those of the inventory complete what it says besides."""
     login = found.get(host.credentials or "")
     if not isinstance(login, Credentials):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
@@ -38,12 +39,14 @@ async def perform(context: Context, request: Request) -> State[None]:
     except TaskTakenError as error:
         return Cancelled(message=str(error))
     try:
-        await approval.require(context, request, task, log)
-        revealed = await logins.reveal(await vault.reveal(request))
+        if await approval.require(context, request, task, log):
+            request = replace(request, login=None)  # somebody may have changed it meanwhile
+        revealed = await logins.reveal(await vault.reveal(request), context.settings)
         claims, brake = await _claim(context, task.id)
         names = _shortened(fold(claim.host for claim in claims))
         log.info("Task %d: %s on %s: %s", task.id, describe(request.command), summary.count_hosts(task.hosts), names)
         rollout = Rollout(context, revealed, brake, on_end=_Reporter(log, events.HostEvents(task)))
+        context.rollouts[task.id] = rollout
         async with progress.shown(context, task):
             await roll_out(rollout, claims, run_shards, _ask_people(context) if request.confirm_waves else None)
     except asyncio.CancelledError:
@@ -55,6 +58,8 @@ async def perform(context: Context, request: Request) -> State[None]:
     except Exception as error:
         await _conclude(context, task.id, log, reason=str(error))
         raise
+    finally:
+        context.rollouts.pop(task.id, None)
     ended, sentence = await _conclude(context, task.id, log, reason=brake.reason, unstarted=brake.reason and f"not started: {brake.reason}")
     return Completed(message=sentence) if ended.state is TaskState.SUCCEEDED else Failed(message=sentence)
 
@@ -107,7 +112,7 @@ async def _conclude(
         sentence = f"{sentence} ({unstarted})"
     log.info("Task %d: %s", task.id, sentence)
     events.task_ended(task, sentence)
-    await artifacts.publish(task, executions, context.settings.hub_url)
+    await artifacts.publish(context.store, task, executions, context.settings.hub_url)
     return task, sentence
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from models.credentials import check_name
+from models.credentials import Credentials, check_name
 from models.inventory import Inventory
 from models.parameters import options_of
 from models.policy import Policy
@@ -29,6 +29,7 @@ class Request:
     retry_of: int | None = None  # the task whose hosts these are
     task: int | None = None  # the one that was opened for this run before it began
     created_by: str | None = None
+    login: Credentials | None = None  # of the run's own credentials, where they have been read already
     reach: "Options"  # as far as the run itself says how hosts are reached; applied to `hosts` already
     confirm_waves: bool = False  # people are asked between two waves
     connect_timeout_is_default: bool = False  # then the host's ConnectTimeout in ~/.ssh/config holds

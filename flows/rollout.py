@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
+from flows import masks
 from flows.brake import Brake
 from flows.context import Context
 from flows.hostrun import HostRun, OnEnd, Terms
@@ -24,6 +26,7 @@ class Rollout:
         self.policy = request.policy
         self.brake = brake
         self.outcomes: dict[str, Outcome] = {}
+        self._under_way: set[HostRun] = set()
         self._terms = Terms(
             command=request.command,
             policy=request.policy,
@@ -32,6 +35,7 @@ class Rollout:
             owner=str(context.owner),
             store=context.store,
             recorder=context.recorder,
+            secrets=partial(masks.values, context.settings, request.command),
             slots=asyncio.Semaphore(request.policy.forks),
             brake=brake,
             on_end=on_end,
@@ -42,13 +46,21 @@ class Rollout:
         host = self._hosts.get(claim.host)
         executor = self._context.executors[(host and host.executor) or ExecutorKind.SSH]
         run = HostRun(self._terms, claim, host, executor, self._context.places.on(claim.host))
+        self._under_way.add(run)
         try:
             outcome = await run.run()
         except asyncio.CancelledError:
             self.outcomes[claim.host] = Outcome(state=ExecutionState.CANCELED, error="canceled")
             raise
+        finally:
+            self._under_way.discard(run)
         if outcome is not None:
             self.outcomes[claim.host] = outcome
+
+    @property
+    def outlives_us(self) -> bool:
+        """Whether another worker could follow all that runs now to its end. Any thread."""
+        return not any(run.would_be_lost for run in list(self._under_way))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """The flow `run-command`: one command on the hosts of a target."""
 
 import asyncio
+from dataclasses import replace
 from typing import Literal
 
 from prefect import flow
@@ -157,9 +158,8 @@ async def run_command(
             connect_timeout_is_default=connect_timeout is None and "connect_timeout" not in settings.model_fields_set,
         )
         check_limits(request.policy.forks, request.connect_timeout)
-        if options.credentials is not None:
-            await logins.require(options.credentials)
-        return await perform(context, request)
+        login = await logins.require(options.credentials) if options.credentials is not None else None
+        return await perform(context, replace(request, login=login))
     except NoHostsError as error:
         return Failed(name="No hosts", message=str(error))
     except UsageError as error:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from models.owner import Owner
 from models.values import OnDisconnect
 
 if TYPE_CHECKING:  # SQLAlchemy, for which every prefect command would pay
+    from flows.rollout import Rollout
     from models.store import Store
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Steering:
         store: "Store",
         owner: Owner,
         reaper: Reaper,
+        rollouts: Mapping[int, "Rollout"],
         *,
         on_end: OnEnd,
         on_free: Callable[[], None],
@@ -55,6 +57,7 @@ class Steering:
         self._store = store
         self._owner = owner
         self._reaper = reaper
+        self._rollouts = rollouts
         self._on_end = on_end
         self._on_free = on_free
         self._unwanted: set[UUID] = set()  # those of which the store has been told
@@ -139,22 +142,29 @@ class Steering:
                 self._unwanted.add(run.id)
                 await self._cancel(run.id, _PREFECT, _reason(_PREFECT))
 
-    async def drain(self, grace: float) -> None:
-        """Let runs end by themselves for `grace` seconds, stop the rest, and give an end to those that do not heed it."""
+    async def drain(self, grace: float, *, keep: bool) -> None:
+        """Let runs end by themselves for `grace` seconds, stop the rest, and give an end to those that do not heed it.
+
+        `keep` leaves those to the next worker of which it can follow all that runs.
+        """
         if not await self._ended_within(grace):
             log.info("stopping %d flow runs, because the worker stops", len(self._runs))
-            await asyncio.gather(*(self._stop(flow_run_id) for flow_run_id in list(self._runs)))
+            await asyncio.gather(*(self._stop(flow_run_id, keep=keep) for flow_run_id in list(self._runs)))
         if not await self._ended_within(DRAIN_LIMIT):
             await self._give_up()
 
-    async def _stop(self, flow_run_id: UUID) -> None:
+    async def _stop(self, flow_run_id: UUID, *, keep: bool) -> None:
         """What becomes of a run that outlives the grace of a worker that stops. The one place that decides it."""
         task = await asyncio.to_thread(self._store.task_of_flow_run, flow_run_id)
-        if task is not None and task.command.on_disconnect is OnDisconnect.DETACH:
+        if task is not None and (keep or task.command.on_disconnect is OnDisconnect.DETACH) and self._can_go_on(task.id):
             log.info("flow run %s goes on in the next worker: its commands run on without us", flow_run_id)
             self._left.add(flow_run_id)
             return
         await self._cancel(flow_run_id, "the stop of its worker", "canceled, because the worker was stopped")
+
+    def _can_go_on(self, task_id: int) -> bool:
+        rollout = self._rollouts.get(task_id)
+        return rollout is None or rollout.outlives_us  # without one nothing runs yet
 
     async def abandon(self) -> None:
         """End the commands of all runs, and tell nobody: others have ended these runs for us, or follow their durable commands."""

@@ -77,9 +77,20 @@ def link(task: Task, hub_url: str | None) -> str:
     return f"[Task {task.id}]({hub_url.rstrip('/')}/tasks/{task.id})" if hub_url else f"Task {task.id}"
 
 
-def page(task: Task, executions: Sequence[Execution], hub_url: str | None) -> str:
-    """A task as a short Markdown page."""
-    lines = [f"# Task {task.id}: {task.state}", "", sentence(task, executions), "", "```sh", *_fenced(task.command.script), "```", ""]
+def page(task: Task, executions: Sequence[Execution], hub_url: str | None, *, late: bool = False) -> str:
+    """A task as a short Markdown page; `late`: hosts have told their ends after the task had its own, which stays."""
+    told = ["", f"Hosts that were lost told their ends late; the task stays {task.state}, as it ended."] if late else []
+    lines = [
+        f"# Task {task.id}: {task.state}",
+        "",
+        sentence(task, executions),
+        *told,
+        "",
+        "```sh",
+        *_fenced(task.command.script),
+        "```",
+        "",
+    ]
     lines += ["| state | hosts | names |", "| --- | ---: | --- |"]
     for state in reversed(_ORDER):
         hosts = [execution.host for execution in executions if execution.state is state]

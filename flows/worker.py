@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +37,7 @@ from flows.dispatcher import Dispatcher
 from flows.doorbell import Doorbell
 from flows.engine import Engine, soften
 from flows.lock import hold, hold_life
+from flows.messenger import Messenger
 from flows.patience import patiently
 from flows.reaper import Reaper, lives
 from flows.steering import DRAIN_LIMIT, Steering
@@ -83,7 +84,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         return BaseWorkerResult(identifier=str(self._owner), status_code=0)
 
     async def start(self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print) -> None:
-        """Serve the work pool until a signal drains the worker; a second signal ends it at once."""
+        """Serve the work pool until a signal drains the worker; after USR1 it leaves what can go on. A second one ends it at once."""
         del with_healthcheck  # served by Prefect's command line, around this call
         try:
             settings = Settings.load()
@@ -112,10 +113,11 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
     async def _serve(self, settings: Settings, *, has_socket: bool, run_once: bool, printer: Callable[..., None]) -> None:
         self._ring = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._keeps = False
         self._drain_grace = settings.drain_grace
         if self.name.startswith(type(self).__name__):  # nobody gave a name: one that stays the same over restarts
             self.name = f"{self._owner.host}-{self._owner.home[:6]}" + ("" if has_socket else f"-{self._owner.incarnation[:4]}")
-        with _signals(self._stop):
+        with _signals({signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGUSR1: partial(self._stop, keep=True)}):
             async with self, self._open_engine(settings), self._open_doorbell(settings, has_socket=has_socket) as steering:
                 gc.freeze()  # all of Prefect among it: each full collection would look through it for 0.2 s while every run waits
                 printer(f"Worker {self.name!r} started!")
@@ -131,11 +133,13 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         await self._engine.start()
         try:
             from flows import context  # as in _open_context
+            from models.news import Newsroom
             from models.requests import Requests
 
             self._store, self._lease = context.current().store, context.current().lease
             self._reaper = Reaper(self.client, self._store, self._owner, settings.home, self._work_pool_name)
             self._dispatcher = Dispatcher(self.client, Requests(self._store.access), settings.home, self._work_pool_name, self._ring.set)
+            self._messenger = Messenger(self.client, self._store, Newsroom(self._store.access, str(self._owner)), settings.hub_url)
             self._waiting = WaitingRoom(self.client, self._owner, self._limit or settings.flow_runs)
             await patiently(lambda: self._reaper.reap(thoroughly=True))
             yield
@@ -150,7 +154,12 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         async def on_end(flow_run_id: UUID, state: State) -> None:
             await _tell(doorbell, flow_run_id, state)
 
-        steering = Steering(self.client, self._engine, self._store, self._owner, self._reaper, on_end=on_end, on_free=self._ring.set)
+        from flows import context  # as in _open_context
+
+        rollouts = context.current().rollouts
+        steering = Steering(
+            self.client, self._engine, self._store, self._owner, self._reaper, rollouts, on_end=on_end, on_free=self._ring.set
+        )
         loop = asyncio.get_running_loop()
         self._lease.when_lost(partial(loop.call_soon_threadsafe, self._on_lost))
         async with doorbell.open(settings.home / "worker.sock") if has_socket else contextlib.nullcontext():
@@ -169,7 +178,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         ended = asyncio.create_task(steering.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
-        await (steering.abandon() if self._lease.is_lost else steering.drain(self._drain_grace))
+        await (steering.abandon() if self._lease.is_lost else steering.drain(self._drain_grace, keep=self._keeps))
         stopping.cancel()
 
     async def _run_on(self, steering: Steering, settings: Settings) -> None:
@@ -180,12 +189,13 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             steering.watch_cancels(),
             steering.obey_requests(),
             self._dispatcher.work(),
+            self._messenger.work(),
         )
         loops = [asyncio.create_task(loop) for loop in work]
         polling, *_ = loops
         await self._stopping.wait()
         polling.cancel()
-        await (steering.abandon() if self._lease.is_lost else steering.drain(settings.drain_grace))
+        await (steering.abandon() if self._lease.is_lost else steering.drain(settings.drain_grace, keep=self._keeps))
         for loop in loops:
             loop.cancel()
         await asyncio.wait(loops)
@@ -252,9 +262,10 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             except Exception as error:  # noqa: BLE001 - the next beat may get through
                 log.warning("no heartbeat could be sent to Prefect: %r", error)
 
-    def _stop(self) -> None:
+    def _stop(self, *, keep: bool = False) -> None:
         if self._stopping.is_set():
             os._exit(1)
+        self._keeps = keep
         self._stopping.set()
         _exit_after(self._drain_grace + DRAIN_LIMIT + _FAREWELL)
         log.info("stopping; once more to stop at once")
@@ -290,12 +301,12 @@ def _exit_after(seconds: float, code: int = 0) -> None:
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def _signals(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)

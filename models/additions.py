@@ -4,7 +4,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from models import hostsfile, marked
@@ -16,7 +16,11 @@ from models.ranges import LIMIT, RangeError, expand, fold, split
 _HEADER = "# Written by `fleetflow host add` and `fleetflow host import`, which do not keep comments; write by hand in hosts.yaml.\n"
 
 
-def add(home: Path, file: str, entries: Mapping[str, HostEntry], *, replace: bool = False) -> Path:
+_UNRECORDED: AbstractContextManager[object] = nullcontext()
+Record = AbstractContextManager[object]  # of a change: entered when it is known to be right, left when it is made
+
+
+def add(home: Path, file: str, entries: Mapping[str, HostEntry], *, replace: bool = False, record: Record = _UNRECORDED) -> Path:
     """Write new hosts (names or ranges) to a file of hosts.d, all or none of them; raises `UsageError` for known names.
 
     `replace` forgets what the file held before.
@@ -27,11 +31,13 @@ def add(home: Path, file: str, entries: Mapping[str, HostEntry], *, replace: boo
         before = hostsfile.read(path) if path.exists() and not replace else None
         _refuse_known(Inventory.of([*others, before] if before else others), entries)
         content = before.content if before else HostsFile()
-        _write(path, _check(path, content.model_copy(update={"hosts": {**content.hosts, **entries}}), others))
+        text = _check(path, content.model_copy(update={"hosts": {**content.hosts, **entries}}), others)
+        with record:
+            _write(path, text)
     return path
 
 
-def remove(home: Path, names: Sequence[str]) -> list[Path]:
+def remove(home: Path, names: Sequence[str], *, record: Record = _UNRECORDED) -> list[Path]:
     """Take hosts out of hosts.d, all or none of them, and tell from which files; raises `UsageError` for those that stand elsewhere."""
     with _locked(home) as folder:
         sources = [hostsfile.read(path) for path in paths(home)]
@@ -42,8 +48,9 @@ def remove(home: Path, names: Sequence[str]) -> list[Path]:
         contents = {path: content for path, content in changed.items() if content is not None}
         rest = [source for source in sources if source.path not in contents]
         texts = {path: _check(path, content, rest) for path, content in contents.items()}
-        for path, text in texts.items():
-            _write(path, text)
+        with record:
+            for path, text in texts.items():
+                _write(path, text)
     return list(texts)
 
 

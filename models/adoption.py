@@ -11,13 +11,12 @@ from models.tables import AttemptRow, ExecutionRow, OutputRow
 from models.values import Stream
 
 
-def adopt(connection: Connection, task_id: int, owner: str, *, anew: bool) -> list[Claim]:
+def adopt(connection: Connection, task_id: int, owner: str) -> list[Claim]:
     """Make every running execution of a task `owner`'s, each with its attempt; the new epoch shuts out whoever had it before.
 
-    `anew` drops the output that is stored, so that all of it is read again from the hosts.
+    Output in which something was masked is dropped, and all of it is read again: where it ends on the host nobody knows.
     """
-    if anew:
-        connection.execute(_DROP, {"task": task_id})
+    connection.execute(_DROP, {"task": task_id})
     stored = _stored(connection, task_id)
     claims = [
         replace(
@@ -41,7 +40,8 @@ _UNDER_WAY = (
     .where(ExecutionRow.task_id == bindparam("task"), ExecutionRow.started_at.is_not(None), ExecutionRow.finished_at.is_(None))
     .scalar_subquery()
 )
-_DROP = delete(OutputRow).where(OutputRow.attempt_id.in_(_UNDER_WAY))
+_MASKED = select(AttemptRow.id).where(AttemptRow.id.in_(_UNDER_WAY), AttemptRow.masked).scalar_subquery()
+_DROP = delete(OutputRow).where(OutputRow.attempt_id.in_(_MASKED))
 _STORED = (
     select(OutputRow.attempt_id, OutputRow.stream, func.sum(func.length(OutputRow.data)))
     .where(OutputRow.attempt_id.in_(_UNDER_WAY))

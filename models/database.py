@@ -124,6 +124,17 @@ def upgrade(url: str) -> str:
         engine.dispose()
 
 
+def make(url: str) -> None:
+    """Create the database at `url` where there is none; one that is there stays as it is. Raises `UnavailableError`."""
+    engine = connect(url, create=True)
+    try:
+        is_new = _version(engine) is None
+    finally:
+        engine.dispose()
+    if is_new:
+        upgrade(url)
+
+
 def check_version(engine: Engine) -> None:
     """Raise `DatabaseVersionError` unless the tables are of this program's version."""
     found = _version(engine)

@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, Float, bindparam, delete, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from models import agents, late, reports
+from models import agents, late, news, reports
 from models.access import Access, tick
 from models.agents import Agent
 from models.clock import Clock
+from models.news import Kind
 from models.reports import Receipt, Report
 from models.states import AgentState, DeliveryState
 from models.tables import AgentRow, DeliveryBodyRow, DeliveryRow, WorkerRow
@@ -106,7 +107,10 @@ class Exchange:
     def turn(self, came: Sequence[uuid.UUID], silent: Sequence[uuid.UUID], seconds: float) -> tuple[list[str], list[str]]:
         """Note which agents came, and which of the silent ones no hub has heard of for so long; the names of those that are news."""
         with self._access.writing() as connection:
-            return _turned(connection, _CAME, came), _turned(connection, _WENT, silent, seconds=seconds)
+            here, gone = _turned(connection, _CAME, came), _turned(connection, _WENT, silent, seconds=seconds)
+            news.write(connection, Kind.ONLINE, here)
+            news.write(connection, Kind.OFFLINE, gone)
+            return here, gone
 
     def correct(self, limit: int) -> bool:
         """Give lost executions the outcomes that agents told after all, with at most so many bytes of a stream; whether there is more."""
@@ -124,6 +128,7 @@ class Exchange:
         with self._access.writing() as connection:
             connection.execute(_ABANDON, {"now": tick(connection)})
             connection.execute(_USELESS)
+            news.sweep(connection)
 
 
 def _turned(connection: Connection, statement: ReturningUpdate[tuple[str]], agents: Sequence[uuid.UUID], **values: float) -> list[str]:

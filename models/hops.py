@@ -17,6 +17,11 @@ def with_jumps(hosts: Mapping[str, Host], places: Places) -> dict[str, Host]:
     return {name: replace(host, jump=routes.spell(host)) if host.jump else host for name, host in hosts.items()}
 
 
+def spell(jump: str, hosts: Mapping[str, Host], places: Places) -> str:
+    """A jump that somebody else than a host names, likewise."""
+    return _Routes(hosts, places).spell_jump(jump)
+
+
 class _Routes:
     def __init__(self, hosts: Mapping[str, Host], places: Places) -> None:
         self._hosts = hosts
@@ -28,8 +33,11 @@ class _Routes:
         if host.jump is None or host.jump == host.name:
             return None
         if host.jump not in self._known:
-            self._known[host.jump] = self._spell(host.jump, ())
+            self._known[host.jump] = self.spell_jump(host.jump)
         return self._known[host.jump]
+
+    def spell_jump(self, jump: str) -> str:
+        return self._spell(jump, ())
 
     def _spell(self, jump: str, path: tuple[str, ...]) -> str:
         if jump.lower() == "none":

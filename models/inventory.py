@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from models import hostsfile, sshconfig
 from models.errors import InventoryError, NotFoundError
-from models.hops import with_jumps
+from models.hops import spell, with_jumps
 from models.hostsfile import Place, Source
 from models.merging import Merger
 from models.names import HOST
@@ -57,6 +57,10 @@ class Inventory:
     def known(self) -> tuple[Host, ...]:
         """All hosts that have a name of their own, in natural order."""
         return tuple(self.find(name) for name in sorted({*self.hosts, *self.ssh_names, LOCALHOST}, key=natural))
+
+    def spell_jump(self, jump: str) -> str:
+        """A jump as ProxyJump spells it, with the addresses, users, ports and jumps that its hosts have in this inventory."""
+        return spell(jump, self.hosts, self.places)
 
     def source(self, name: str) -> str:
         """Where a name comes from."""

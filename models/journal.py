@@ -120,11 +120,16 @@ _ATTEMPT_FINISH = (
 )
 
 
+_ATTEMPT_MASKED = update(AttemptRow).where(AttemptRow.id == bindparam("attempt"), ~AttemptRow.masked).values(masked=True)
+
+
 def _write_attempts(connection: Connection, entries: Sequence[Entry]) -> None:
     starts: list[Values] = [{"attempt": entry.claim.attempt_id, "at": entry.at} for entry in entries if isinstance(entry, Started)]
     ends = [_attempt_end(entry) for entry in entries if isinstance(entry, Finished)]
     pieces = [_piece(entry.claim, piece) for entry in entries if isinstance(entry, Printed | Finished) for piece in entry.pieces]
-    for statement, values in ((_ATTEMPT_START, starts), (insert(OutputRow), pieces), (_ATTEMPT_FINISH, ends)):
+    masked: list[Values] = [{"attempt": entry.claim.attempt_id} for entry in entries if isinstance(entry, Printed) and entry.is_masked]
+    written = ((_ATTEMPT_START, starts), (insert(OutputRow), pieces), (_ATTEMPT_MASKED, masked), (_ATTEMPT_FINISH, ends))
+    for statement, values in written:
         if values:
             connection.execute(statement, values)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, literal_column, select, update
 
-from models import journal
+from models import journal, news
+from models.news import Kind
 from models.output import Capture
 from models.records import Claim, Finished, Outcome, Piece
 from models.states import DeliveryState, ExecutionState
@@ -39,7 +40,10 @@ def correct(connection: Connection, now: int, limit: int) -> bool:
     """
     rows = connection.execute(_LATE, _since()).all()
     found = [(row, outcome) for row in rows if (outcome := _outcome(row))]
-    journal.write_each(connection, [_finished(connection, row, outcome, limit) for row, outcome in found])
+    ends = [_finished(connection, row, outcome, limit) for row, outcome in found]
+    written = journal.write_each(connection, ends)
+    corrected = {end.claim.task_id for end, is_written in zip(ends, written, strict=True) if is_written}
+    news.write(connection, Kind.CORRECTED, map(str, sorted(corrected)))
     if rows:
         connection.execute(_CLOSE, [{"which": row.delivery_id, "now": now} for row in rows])
     return len(rows) == _AT_ONCE

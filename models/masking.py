@@ -16,6 +16,7 @@ class Mask:
         self._pattern = re.compile(b"|".join(map(re.escape, self._values)))
         self._firsts = frozenset(value[0] for value in self._values)
         self._held = b""
+        self.has_masked = False  # something
 
     def feed(self, data: bytes) -> bytes:
         """Take a chunk; returns what can be shown by now."""
@@ -26,6 +27,7 @@ class Mask:
         begin, hold = 0, self._beginning(data, 0)
         while (found := self._pattern.search(data, begin)) and found.start() < hold:
             shown += data[begin : found.start()] + MASK.encode()
+            self.has_masked = True
             begin = found.end()
             hold = self._beginning(data, begin) if begin > hold else hold
         self._held = data[hold:]

@@ -16,6 +16,7 @@ class Capture:
 
     def __init__(self, limit: int, stored: Mapping[Stream, int] = MappingProxyType({})) -> None:
         self._lock = threading.Lock()
+        self.is_masked = False  # what comes here is not as long as what it stands for
         self._streams = {stream: _Kept(stream, limit, stored.get(stream, 0)) for stream in Stream}
 
     def add(self, stream: Stream, data: bytes) -> bool:

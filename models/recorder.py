@@ -89,8 +89,8 @@ class Recorder:
     def _collect_output(self) -> list[Printed]:
         with self._lock:
             talking, self._talking = self._talking, {}
-        taken = ((claim, capture.take()) for claim, capture in talking.values())
-        return [Printed(claim, pieces) for claim, pieces in taken if pieces]
+        taken = ((claim, capture, capture.take()) for claim, capture in talking.values())
+        return [Printed(claim, pieces, capture.is_masked) for claim, capture, pieces in taken if pieces]
 
     def _commit(self, group: list[_Pending], printed: list[Printed]) -> None:
         # Output goes first: a piece taken here must not come after the end of its own attempt.
@@ -131,7 +131,9 @@ class Recording:
             self._add(stream, data)
             return
         with self._masking:
-            self._add(stream, self._masks[stream].feed(data))
+            shown = self._masks[stream].feed(data)
+            self._capture.is_masked |= self._masks[stream].has_masked
+            self._add(stream, shown)
 
     def _add(self, stream: Stream, data: bytes) -> None:
         if data and self._capture.add(stream, data):

@@ -198,6 +198,7 @@ class Printed:
 
     claim: Claim
     pieces: tuple[Piece, ...]
+    is_masked: bool = False  # in it, or before it
 
 
 @dataclass(frozen=True, slots=True)

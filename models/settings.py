@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     prefect_api_url: str | None = Field(default=None, description="Prefect API to use instead of the local stack's own")
     prefect_api_auth: SecretStr | None = Field(default=None, description="auth string `user:password` of that Prefect API")
     work_pool: str = Field(default="fleetflow", description="Prefect work pool that the worker serves")
-    ui_port: Port = Field(default=4200, description="port of the local stack's Prefect API and UI on 127.0.0.1")
+    ui_port: Port = Field(
+        default=4200, description="port of the local stack's Prefect API and UI on 127.0.0.1; when not set, the next free one from 4200"
+    )
 
     hub_host: Address = Field(default="127.0.0.1", description="address on which the hub listens; beyond loopback it speaks TLS")
     hub_port: Annotated[int, Field(ge=0, le=65535)] = Field(

@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Self
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import insert, select
 
-from models import adoption, approvals, audit, journal, opening, reading, requests, secrets, sweep, workers
+from models import adoption, approvals, audit, journal, opening, reading, requests, sweep, workers
 from models.access import Access
 from models.audit import Actor
 from models.errors import LeaseLostError
@@ -97,7 +97,7 @@ class Store:
             task = reading.task(connection, task_id)
             if task.counts[ExecutionState.RUNNING] and task.command.on_disconnect is OnDisconnect.END:
                 sweep.lose_undelivered(connection, task_id, "the flow run that followed it ended", now)
-            adopted = _adopt(connection, task, owner)
+            adopted = adoption.adopt(connection, task.id, owner)
             claims = opening.claim(connection, task_id, owner, now)
             sweep.start_task(connection, task_id, owner, now)
             return sorted([*adopted, *claims], key=lambda claim: claim.execution_id)
@@ -300,12 +300,6 @@ class Store:
         """Count the executions of a task by state from the rows themselves."""
         with self.access.reading() as connection:
             return reading.recount(connection, task_id)
-
-
-def _adopt(connection: Connection, task: Task, owner: str) -> list[Claim]:
-    # Where a secret was masked, what is stored is not as long as what the host has.
-    anew = bool(secrets.names(task.command.env))
-    return adoption.adopt(connection, task.id, owner, anew=anew)
 
 
 def _canceled_by(task: Task | OpenTask) -> str:

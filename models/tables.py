@@ -30,7 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models.states import AgentState, DeliveryState, ExecutionState, TaskState
 from models.values import OnDisconnect, Stream
 
-VERSION = "0009"  # the newest step in migrations/
+VERSION = "0011"  # the newest step in migrations/
 
 
 class Text(TypeDecorator[str]):
@@ -75,9 +75,7 @@ class StackRow(Base):
     __tablename__ = "stack"
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    bus: Mapped[int] = mapped_column(
-        BigInteger, server_default="0"
-    )  # counts the transactions that agents and their workers may have to see
+    bus: Mapped[int] = mapped_column(BigInteger, server_default="0")  # counts what agents and their workers may have to see
 
 
 class WorkerRow(Base):
@@ -204,6 +202,7 @@ class AttemptRow(Base):
     finished_at: Mapped[float | None] = mapped_column(Float)
     stdout_cut: Mapped[int] = mapped_column(BigInteger, server_default="0")  # bytes left out between head and tail
     stderr_cut: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    masked: Mapped[bool] = mapped_column(Boolean, server_default="0")  # a secret was: what is stored is not as long as what the host has
 
     __table_args__ = (UniqueConstraint("execution_id", "number"), _one_of("state", ExecutionState))
 
@@ -348,6 +347,19 @@ class DeliveryOutputRow(Base):
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
     __table_args__ = (UniqueConstraint("delivery_id", "stream", "offset"), _one_of("stream", Stream), {"sqlite_autoincrement": True})
+
+
+class NewsRow(Base):
+    """Something that Prefect is to be told of, until a worker has told it (news.py)."""
+
+    __tablename__ = "news"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uuid: Mapped[str] = mapped_column(Uuid(as_uuid=False))
+    at: Mapped[float] = mapped_column(Float)
+    kind: Mapped[str]
+    about: Mapped[list[str]] = mapped_column(JSON)
+    owner: Mapped[str | None]  # the worker that tells it
 
 
 _GOOD = text("revoked_at IS NULL")

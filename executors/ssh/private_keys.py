@@ -1,5 +1,6 @@
 """Reads private keys, of files and of text, and says in one line why one cannot be used; what it says names no secret."""
 
+import base64
 import io
 import re
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from pathlib import Path
 import paramiko
 
 from models.credentials import Credentials
+
+MOST_ROUNDS = 2000  # of bcrypt, at 7 ms each: ssh-keygen makes 16 or 24, and a damaged key may ask for billions
+_MAGIC = b"openssh-key-v1\0"
 
 
 class UnusableKeyError(Exception):
@@ -75,10 +79,35 @@ def _decrypt(text: str, passphrase: str | None, origin: _Origin) -> paramiko.PKe
     except paramiko.PasswordRequiredException:
         if passphrase is None:
             raise UnusableKeyError(f"{origin.name} is encrypted; {origin.missing}") from None
+    if (rounds := _rounds(text)) > MOST_ROUNDS:
+        advice = f"at most {MOST_ROUNDS} are taken (`ssh-keygen -p -a 16` sets them, unless the key is damaged)"
+        raise UnusableKeyError(f"{origin.name} wants {rounds} rounds of key derivation; {advice}")
     try:
         return _parse(text, passphrase)
     except paramiko.SSHException:
         raise UnusableKeyError(f"{origin.name} does not open with {origin.wrong}") from None
+
+
+def _rounds(text: str) -> int:
+    """How many rounds of bcrypt open an encrypted key, as its head says (PROTOCOL.key of OpenSSH); 0 for what has no such head."""
+    found = _ARMOR.search(text)
+    try:
+        data = base64.b64decode(found[2]) if found is not None else b""
+        _, _, options = _strings(data.removeprefix(_MAGIC), 3) if data.startswith(_MAGIC) else (b"", b"", b"")
+        (salt,) = _strings(options, 1)
+        return int.from_bytes(options[4 + len(salt) :][:4], "big")
+    except ValueError:
+        return 0
+
+
+def _strings(data: bytes, number: int) -> list[bytes]:
+    """The first strings of some SSH data (RFC 4251, section 5)."""
+    found = []
+    for _ in range(number):
+        size = int.from_bytes(data[:4], "big")
+        found.append(data[4 : 4 + size])
+        data = data[4 + size :]
+    return found
 
 
 def _parse(text: str, passphrase: str | None) -> paramiko.PKey:

@@ -56,7 +56,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, 
 def add_handlers(app: FastAPI) -> None:
     """Have every error of the API told so."""
     app.add_exception_handler(errors.FleetflowError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_bug)
 
@@ -71,7 +71,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return await _on_bug(request, error)
 
 
-async def _on_http(request: Request, error: Exception) -> Response:
+async def on_http(request: Request, error: Exception) -> Response:
+    """What a program is told of an error that is nobody's own: that there is nothing there, or nothing to be done so."""
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered; for mypy
     if request.url.path.startswith(PREFIX):
         return problem(error.status_code, error.detail, error.headers)

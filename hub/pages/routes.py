@@ -9,6 +9,7 @@ from starlette.routing import Route
 from hub.pages import answers
 from hub.pages.entrance import login, logout, show_login
 from hub.pages.fleet import show_fleet, show_host
+from hub.pages.missing import add_missing
 from hub.pages.output import show_output
 from hub.pages.tasks import home, show_task, show_tasks
 from hub.pages.visits import page
@@ -43,3 +44,4 @@ def add_pages(app: FastAPI) -> None:
     app.state.views = Views(access)
     app.state.fleet = Fleet(app.state.inventory, access)
     app.router.routes.extend(ROUTES)
+    add_missing(app)

@@ -1,6 +1,7 @@
 """`fleetflow host`: what it shows, writes and refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,18 +11,40 @@ import pytest
 from typer.testing import CliRunner
 
 from fleetflow.host import app
-from models import additions
-from models.errors import FleetflowError, InventoryError, NoHostsError, NotFoundError, UnknownNameError, UsageError
+from fleetflow.opened import recorded
+from models import additions, database
+from models.access import Access
+from models.audit import Audit
+from models.errors import FleetflowError, InventoryError, NoHostsError, NotFoundError, UnavailableError, UnknownNameError, UsageError
 from models.hostsfile import HostEntry
 from models.inventory import Inventory
+from models.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database, copied by each test: to make one takes a quarter of a second."""
+    path = tmp_path_factory.mktemp("made") / "fleetflow.db"
+    database.make(f"sqlite:///{path}")
+    return path
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("FLEETFLOW_HOME", str(tmp_path / "fleetflow"))
     (tmp_path / "fleetflow").mkdir()
+    shutil.copy(made, tmp_path / "fleetflow")
     return tmp_path / "fleetflow"
+
+
+def trail(home: Path) -> list[tuple[str, str, str]]:
+    """The audit trail, the newest entry first."""
+    access = Access.open(f"sqlite:///{home / 'fleetflow.db'}")
+    try:
+        return [(entry.action, entry.object, entry.detail) for entry in Audit(access).entries()]
+    finally:
+        access.close()
 
 
 def host(*arguments: object) -> str:
@@ -301,6 +324,36 @@ def test_a_second_import_replaces_the_first_only_when_asked(home: Path) -> None:
         host("import", path)
     host("import", path, "--replace")
     assert list(rows("@all")) == ["web2", "web3"]
+
+
+def test_every_change_is_in_the_audit_trail_and_nothing_else_is(home: Path) -> None:
+    file = write(home, "list", "db1 db2")
+    host("add", "web[1-3]", "gate")
+    host("import", file)
+    with pytest.raises(UsageError):
+        host("add", "web1")
+    host("remove", "web[2-3]")
+    changes = [("host.remove", "web[2-3]", ""), ("host.import", "db[1-2]", f"2 hosts of {file}"), ("host.add", "web[1-3],gate", "")]
+    assert trail(home) == changes
+
+
+def test_what_cannot_be_written_into_the_audit_trail_is_not_changed(home: Path) -> None:
+    (home / "fleetflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(UnavailableError):
+        host("add", "web1")
+    assert contents(home) == {}
+
+
+def test_a_change_that_fails_leaves_no_entry(home: Path) -> None:
+    with pytest.raises(InventoryError), recorded(Settings.load(), "host.add", "web1"):
+        raise InventoryError(home, "no space left on the device")
+    assert trail(home) == []
+
+
+def test_the_first_host_may_come_before_there_is_a_database(home: Path) -> None:
+    (home / "fleetflow.db").unlink()
+    host("add", "web1")
+    assert [action for action, _, _ in trail(home)] == ["host.add"]
 
 
 def test_an_import_of_equal_hosts_is_written_as_ranges(home: Path) -> None:

@@ -87,6 +87,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         outputs = [start.communicate(timeout=110) for start in starts]
     assert [start.returncode for start in starts] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0], "both got the same stack"
+    assert all(f"port 4200 is in use by something else; Prefect's UI and API are at {home.state.ui_url}\n" in said for _, said in outputs)
     yield home
     home.fleetflow("down")
 

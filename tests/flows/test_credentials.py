@@ -67,6 +67,7 @@ def fleet(worker: Worker, sshd: Sshd, block: str) -> Iterator[None]:
     (worker.home / "hosts.yaml").write_text(
         f"hosts:\n  bare: {{address: 127.9.4.1, {reach}}}\n"
         f"  named: {{address: 127.9.4.2, port: {sshd.port}, host_key: 'off', credentials: {block}}}\n"
+        f"  gate: {{address: 127.9.4.9, port: {sshd.port}, user: root}}\n"
         f"  typo: {{address: 127.9.4.3, {reach}, credentials: no-such-block}}\n"
     )
     yield
@@ -98,7 +99,7 @@ def test_the_form_of_a_block_describes_every_field_and_hides_what_is_secret(work
 
 
 def test_hosts_and_tasks_name_credentials_and_their_values_are_found_nowhere(
-    worker: Worker, block: str, key: Path, canary: str, sshd: Sshd
+    worker: Worker, block: str, key: Path, canary: str, sshd: Sshd, tmp_path: Path
 ) -> None:
     """With the key of the block in the database of Prefect, encrypted, and nowhere else at all."""
     run = worker.begin(command="id -un; sleep 1", target="named,typo")
@@ -111,6 +112,10 @@ def test_hosts_and_tasks_name_credentials_and_their_values_are_found_nowhere(
     task = worker.begin(command="id -un", target="bare,typo", credentials=block)
     assert worker.end_of(task)["state_type"] == "COMPLETED", _rows(worker, task)
     assert {row["stdout"] for row in _rows(worker, task).values()} == {"root\n"}
+    (tmp_path / "told").write_text(f"{canary}-password {canary}\n")
+    told = worker.begin(command=f"cat {tmp_path / 'told'}", target="bare", credentials=block)
+    worker.end_of(told)
+    assert _rows(worker, told)["bare"]["stdout"] == "*** ***\n"
     text = key.read_text().splitlines()[2]
     logs = worker.server.post("/logs/filter", logs={"flow_run_id": {"any_": [run, task]}})
     artifacts = worker.server.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run, task]}})
@@ -163,3 +168,9 @@ def test_a_changed_block_counts_from_the_next_task_on(worker: Worker, key: Path,
     run = worker.begin(command="true", target="bare", credentials=name)
     assert worker.end_of(run)["state_type"] == "FAILED"
     assert "accepts none of our credentials" in _rows(worker, run)["bare"]["error"]
+
+
+def test_a_jump_host_of_a_block_is_found_in_the_inventory(worker: Worker, key: Path, canary: str, sshd: Sshd) -> None:
+    name = _make(worker.server, user="root", key=key.read_text(), passphrase=canary, jump="gate")
+    worker.end_of(run := worker.begin(command="true", target="bare", credentials=name))
+    assert f"[127.9.4.9]:{sshd.port} is not known" in _rows(worker, run)["bare"]["error"], "whose host key is not known"

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from flows import events
+from models import news
+from models.access import Access
+from models.news import Kind, Newsroom
+from models.states import ExecutionState
+from models.tables import ExecutionRow, TaskRow
 from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker
 from tests.until import until
@@ -97,16 +103,75 @@ def _webhook(server: PrefectServer, url: str) -> str:
     return str(server.post("/block_documents/", **body)["id"])
 
 
-def test_the_documented_automation_notifies_of_a_failed_task(worker: Worker) -> None:
-    (text,) = re.findall(r"```json\n(.*?)```", DOCS.read_text(), re.DOTALL)
+@contextmanager
+def _automation(server: PrefectServer, about: str) -> Iterator[list[dict[str, str]]]:
+    """The documented automation of that name, and the notifications that it has sent."""
+    (text,) = (text for text in re.findall(r"```json\n(.*?)```", DOCS.read_text(), re.DOTALL) if about in text)
     with _notified() as (url, came):
-        automation = worker.server.post("/automations/", json.loads(text.replace("BLOCK", _webhook(worker.server, url))))
+        automation = server.post("/automations/", json.loads(text.replace("BLOCK", _webhook(server, url))))
         try:
-            run = worker.begin(command="exit 3")
-            worker.end_of(run)
-            until(lambda: came, 30, "the notification")
+            yield came
         finally:
-            worker.server.api.delete(f"/automations/{automation['id']}")
+            server.api.delete(f"/automations/{automation['id']}")
+
+
+def _of_agents(server: PrefectServer, word: str) -> list[dict[str, Any]]:
+    """The events about agents whose names hold a word, the first one first."""
+    filter_ = {"event": {"prefix": ["fleetflow.agent."]}, "order": "ASC"}
+    found: list[dict[str, Any]] = server.post("/events/filter", filter=filter_, limit=50)["events"]
+    return [event for event in found if word in event["payload"]["agents"]]
+
+
+def test_agents_that_go_and_come_have_events_and_many_at_once_have_one(worker: Worker) -> None:
+    word = f"a{uuid.uuid4().hex[:6]}x"
+    many = [f"{word}{n}" for n in range(100, 100 + events.MOST_AGENTS + 1)]
+    access = Access.open(worker.database)
+    with _automation(worker.server, "agent.offline") as came:
+        with access.writing() as connection:
+            news.write(connection, Kind.OFFLINE, [f"{word}1", f"{word}2"])
+            news.write(connection, Kind.ONLINE, [f"{word}2"])
+            news.write(connection, Kind.ONLINE, many)
+        until(lambda: len(came) == 2, 30, "the notifications")
+        found = until(lambda: len(told := _of_agents(worker.server, word)) == 4 and told, 20, "the events")
+    seen = [(event["event"], event["resource"]["prefect.resource.id"], event["payload"]["count"]) for event in found]
+    one, two = f"fleetflow.agent.{word}1", f"fleetflow.agent.{word}2"
+    off, on = "fleetflow.agent.offline", "fleetflow.agent.online"
+    assert sorted(seen) == sorted([(off, one, 1), (off, two, 1), (on, two, 1), (on, "fleetflow.agents", len(many))])
+    assert [event for event, resource, _ in seen if resource == two] == [off, on]
+    assert found[-1]["payload"]["agents"] == f"{word}[100-{100 + events.MOST_AGENTS}]"
+    assert {notice["subject"] for notice in came} == {f"fleetflow: {word}1 offline", f"fleetflow: {word}2 offline"}
+    assert Newsroom(access, "tests").take(1) == [], "what was told is gone"
+    access.close()
+
+
+def test_the_documented_automation_notifies_of_a_failed_task(worker: Worker) -> None:
+    with _automation(worker.server, "task.failed") as came:
+        run = worker.begin(command="exit 3")
+        worker.end_of(run)
+        until(lambda: came, 30, "the notification")
     task = until(lambda: _events(worker.server, run), 20, "the event, which is notified of before it is stored")[0]["payload"]["task"]
     assert came[0]["subject"] == f"fleetflow: task {task} failed"
     assert came[0]["body"].startswith("exit 3 on localhost: 1 of 1 host failed: localhost")
+
+
+def test_artifacts_show_an_end_that_comes_late(worker: Worker) -> None:
+    run = worker.begin(command="exit 3")
+    worker.end_of(run)
+    access = Access.open(worker.database)
+    with access.writing() as connection:  # as models/late.py corrects
+        task = connection.scalars(select(TaskRow.id).where(TaskRow.flow_run_id == run)).one()
+        connection.execute(update(TaskRow).where(TaskRow.id == task).values(succeeded=1, failed=0))
+        connection.execute(update(ExecutionRow).where(ExecutionRow.task_id == task).values(state=ExecutionState.SUCCEEDED, exit_code=0))
+        news.write(connection, Kind.CORRECTED, [str(task)])
+    access.close()
+    wanted = {"flow_run_id": {"any_": [run]}, "key": {"any_": ["fleetflow-results", "fleetflow-summary"]}}
+
+    def shown() -> dict[str, Any]:
+        return {one["type"]: one for one in worker.server.post("/artifacts/filter", artifacts=wanted)}
+
+    until(lambda: "1 host succeeded" in shown()["table"]["description"], 30, "the table")
+    (row,) = json.loads(shown()["table"]["data"])
+    assert (row["state"], row["exit code"]) == ("succeeded", 0)
+    page = shown()["markdown"]["data"]
+    assert "1 host succeeded" in page
+    assert "the task stays failed" in page

@@ -77,6 +77,22 @@ def test_every_answer_keeps_scripts_frames_and_copies_away(viewer: httpx.Client,
         assert re.search(r"<script(?! src=)|<style|\sstyle=|\son\w+=", answer.text) is None, "nothing stands inline"
 
 
+@pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/tasks/x", 404), ("/logout", 405), ("/agent/v1/sync", 405)])
+def test_where_there_is_no_page_a_browser_gets_one_and_a_program_a_line(nobody: httpx.Client, path: str, status: int) -> None:
+    page = nobody.get(path, headers={"accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"})
+    assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert '<a class="brand" href="/tasks">' in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    plain = nobody.get(path)
+    assert (plain.status_code, plain.headers["content-type"].split(";")[0], plain.text.count("\n")) == (status, "text/plain", 1)
+    assert plain.headers.get("allow") == page.headers.get("allow")
+
+
+def test_the_api_has_no_pages(viewer: httpx.Client) -> None:
+    answer = viewer.get("/api/v1/nothing", headers={"accept": "text/html"})
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
 def test_files_are_kept_by_browsers_under_names_that_change_with_them(nobody: httpx.Client) -> None:
     files = re.findall(r"/static/[^\"]+", nobody.get("/login").text)
     assert len(files) == 3

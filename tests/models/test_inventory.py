@@ -139,6 +139,7 @@ defaults: {jump: outer}
     assert inventory.find("web2").jump == "203.0.113.1,hop@[2001:db8::1]:2222,elsewhere"
     assert inventory.find("web3").jump == "me@inner"
     assert inventory.find("outer").jump == "none"
+    assert inventory.spell_jump("inner,elsewhere") == inventory.find("web2").jump, "whoever names it"
 
 
 def test_defaults_may_name_a_jump_host_that_stands_in_the_inventory(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from models.access import Access
 from models.agents import Agents
 from models.deliveries import Body, Deliveries, Go, Post
 from models.exchange import Exchange
+from models.news import Kind, Newsroom
 from models.records import Claim, Finished, Outcome, Piece, Printed
 from models.reports import Ended, Refusal, Report
 from models.reports import Printed as Told
@@ -89,6 +90,7 @@ def test_an_end_that_comes_late_corrects_what_was_lost(
     assert found.counts[state] == 1
     _, orders = exchange.changes()
     assert [(order.attempt, order.state) for order in orders] == [(claim.attempt.id, "closed")], "the agent may forget it"
+    assert [(news.kind, news.about) for news in Newsroom(access, "worker").take(9)] == [(Kind.CORRECTED, [str(task)])]
 
 
 @pytest.mark.parametrize("why", ["rebooted", "killed", "gone"])
@@ -99,6 +101,7 @@ def test_what_the_host_cannot_tell_either_stays_lost(store: Store, access: Acces
     (execution,) = store.executions(task)
     assert (execution.state, execution.error) == (ExecutionState.LOST, LOST.error)
     assert [order.state for order in exchange.changes()[1]] == ["closed"]
+    assert Newsroom(access, "worker").take(9) == []
 
 
 def test_a_refusal_that_comes_late_proves_nothing_any_more(store: Store, access: Access, exchange: Exchange, agent: uuid.UUID) -> None:

@@ -12,6 +12,7 @@ from models.access import Access
 from models.agents import Agents
 from models.audit import Actor
 from models.exchange import Exchange, Seen
+from models.news import Kind, Newsroom
 from models.tables import AgentRow
 
 TESTS = Actor("tests", "tests")
@@ -43,6 +44,8 @@ def test_coming_and_going_is_noted_once_with_its_time(access: Access) -> None:
     assert (gone.is_online, gone.turned_at) == (False, gone.seen_at)
     one.saw([Seen(ids[0], 0, "boot", "1", None, None)])
     assert one.turn(ids[:1], [], 300) == (["web1"], [])
+    told = [(news.kind, news.about) for news in Newsroom(access, "worker").take(9)]
+    assert told == [(Kind.ONLINE, ["web1", "web2"]), (Kind.OFFLINE, ["web1"]), (Kind.ONLINE, ["web1"])], "as it happened, each once"
 
 
 def test_a_hub_asks_about_the_silent_once_in_a_while(access: Access) -> None:

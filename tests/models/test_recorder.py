@@ -10,7 +10,7 @@ from models.recorder import Recorder
 from models.records import Outcome
 from models.states import ExecutionState
 from models.store import Store
-from models.values import Stream
+from models.values import OnDisconnect, Stream
 from tests.models.test_store import OWNER, spec
 
 SUCCEEDED = Outcome(state=ExecutionState.SUCCEEDED, exit_code=0)
@@ -102,3 +102,17 @@ async def test_a_database_locked_by_somebody_else_only_delays(store: Store, reco
     assert not starting.done(), "somebody else writes"
     other.close()
     await starting
+
+
+async def test_what_was_masked_is_read_again_from_its_start_and_what_was_not_goes_on(store: Store, recorder: Recorder) -> None:
+    task = store.open_task(spec("masked", "clear", on_disconnect=OnDisconnect.DETACH), OWNER)
+    claims = store.claim(task.id, OWNER)
+    for claim, printed in zip(claims, (b"it is hunter2!\n", b"it is me\n"), strict=True):
+        recording = recorder.record(claim, ["hunter2"])
+        await recording.starting()
+        recording.output(Stream.STDOUT, printed)
+    await recorder.aclose()
+    assert [_output(store, claim.attempt_id) for claim in claims] == [b"it is ***!\n", b"it is me\n"]
+    taken = store.claim(task.id, "machine:home:next")
+    assert [(claim.offsets or {})[Stream.STDOUT] for claim in taken] == [0, 9]
+    assert [_output(store, claim.attempt_id) for claim in taken] == [b"", b"it is me\n"]

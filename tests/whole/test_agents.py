@@ -52,6 +52,15 @@ def test_a_mixed_task_is_one_task(stack: Stack, agents: list[RealAgent]) -> None
     until(lambda: not _deliveries(stack), 10, "the end of every delivery")
 
 
+def test_that_an_agent_came_is_an_event(stack: Stack, agents: list[RealAgent]) -> None:
+    came = {"filter": {"event": {"name": ["fleetflow.agent.online"]}}, "limit": 50}
+
+    def names() -> set[str]:
+        return {event["payload"]["agents"] for event in stack.api("POST", "/events/filter", came)["events"]}
+
+    until(lambda: {f"agent{n}" for n in range(1, NUMBER + 1)} <= names(), 30, "an event for each", every=0.5)
+
+
 def test_an_agent_that_is_not_there_is_unreachable(stack: Stack, agents: list[RealAgent]) -> None:
     agents[1].stop()
     try:
@@ -81,6 +90,26 @@ def test_the_deaths_of_hub_agent_and_worker_lose_nothing(stack: Stack, agents: l
     assert {execution.state for execution in executions.values()} == {ExecutionState.SUCCEEDED}, executions
     assert {stack.output(execution) for execution in executions.values()} == {b"begin\nend\n"}
     assert (tmp_path / "starts").read_text().count(word) == 3, "a command ran twice"
+
+
+def test_a_stack_that_is_upgraded_leaves_commands_running_and_follows_them(stack: Stack, agents: list[RealAgent], tmp_path: Path) -> None:
+    word = new_word()
+    (tmp_path / "starts").touch()
+    script = f"echo {word} >>{tmp_path}/starts; echo begin; until [ -e {tmp_path}/go ]; do sleep 0.1; done; echo end"
+    assert stack("run", "sleep 300", "-t", "localhost,agent3", "--no-wait").returncode == 0
+    assert stack("run", script, "-t", "agent[1-2]", "--no-wait").returncode == 0
+    until(lambda: (tmp_path / "starts").read_text().count(word) == 2, 30, "two starts")
+    task = stack.newest()
+    until(lambda: stack.executions(task.id - 1)["localhost"].state is ExecutionState.RUNNING, 30, "what cannot go on")
+    assert stack("down", "--keep-running").returncode == 0
+    assert not stack.newest().state.is_final
+    (tmp_path / "go").touch()  # their ends find no hub
+    up = stack("up", "-d")
+    assert up.returncode == 0, up.stderr
+    assert stack.ended(task.flow_run_id, 90)["state"]["type"] == "COMPLETED"
+    assert {stack.output(execution) for execution in stack.executions(task.id).values()} == {b"begin\nend\n"}
+    assert (tmp_path / "starts").read_text().count(word) == 2, "a command ran twice"
+    assert {one.state for one in stack.executions(task.id - 1).values()} == {ExecutionState.CANCELED}, "localhost ends with its worker"
 
 
 def test_what_a_bad_network_and_deaths_do_together_breaks_nothing(

@@ -1,5 +1,6 @@
 """Logging in with credentials that came with the host: with them alone, and with what they say now."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,3 +156,17 @@ async def test_credentials_that_nobody_could_read(sshd: Sshd, login: Credentials
 def test_no_repr_shows_them(sshd: Sshd) -> None:
     host = _host(sshd, key="canary", passphrase="canary", password="canary")
     assert "canary" not in repr(host)
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_a_damaged_key_that_asks_for_billions_of_rounds_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    begin, *lines, end = make_key(tmp_path / "key", kind, passphrase=PASSPHRASE).read_text().splitlines()
+    data = bytearray(base64.b64decode("".join(lines)))
+    head = b"openssh-key-v1\0\0\0\0\x0aaes256-ctr\0\0\0\x06bcrypt\0\0\0\x18\0\0\0\x10"
+    assert data.startswith(head)
+    place = len(head) + 16  # behind the salt
+    for rounds, reason in ((4_000_000_000, "wants 4000000000 rounds of key derivation; at most 2000"), (2, "does not open with their")):
+        data[place : place + 4] = rounds.to_bytes(4, "big")
+        key = "\n".join([begin, base64.b64encode(data).decode(), end])
+        with pytest.raises(UnusableKeyError, match=reason):
+            read_text(Credentials(name="fleet", key=key, passphrase=PASSPHRASE))
