@@ -98,7 +98,7 @@ def approve(names: _Names) -> None:
     decided = _decide(settings, names, AgentState.APPROVED)
     for name, place in enlist(settings.home, decided, settings.ssh_config.expanduser()).items():
         typer.echo(f"host {name} is not reached by its agent, as {place} says; `--executor agent` does it", err=True)
-    typer.echo(f"approved {inert(', '.join(decided))}; an agent that waits asks each minute, and takes its first command then")
+    typer.echo(f"approved {inert(', '.join(decided))}")
 
 
 @app.command()

@@ -9,6 +9,7 @@ import resource
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import ssl
 
     from models.settings import Settings
+
+log = logging.getLogger("hub.serve")  # this file runs as __main__
 
 _MIGRATION = 100.0  # seconds that the worker has to bring the database up to date
 _GOODBYE = 2  # seconds that requests under way have to end
@@ -56,6 +59,7 @@ def serve(listener: socket.socket, **tuning: int) -> None:
     settings = Settings.load()
     context = _open_context(settings, listener)
     _await_database(settings.database)
+    _mention_cut(settings.home, "http" if context is None else "https")
     app = create_app(settings, **tuning)
     most = _CROWDED * _allow_descriptors()
 
@@ -90,6 +94,19 @@ def _open_context(settings: "Settings", listener: socket.socket) -> "ssl.SSLCont
     if context is None and not is_loopback(listener.getsockname()[0]):
         raise SettingsError(source("hub_host"), "is not what it was when the stack was started; `fleetflow down`, then start it again")
     return context
+
+
+def _mention_cut(home: Path, scheme: str) -> None:
+    """Say whom it cuts off that this hub speaks TLS from now on, or no more: agents hold to the address that they joined at."""
+    kept = home / "hub.scheme"
+    former = kept.read_text() if kept.exists() else scheme
+    if former != scheme:
+        log.warning(
+            "agents that joined by %s:// are cut off, since this hub speaks %s now: on their hosts `join --replace` enrols them anew",
+            former,
+            scheme,
+        )
+    kept.write_text(scheme)
 
 
 def _collect_seldom() -> None:

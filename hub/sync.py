@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,9 @@ from models.states import AgentState
 log = logging.getLogger(__name__)
 
 PATH = "/agent/v1/sync"
-_PENDING = 60.0, 300.0  # seconds after which an agent that waits for its approval asks again, by how many wait
+_HELD = 1000  # agents that wait for their approval, of which each may have a call held back until it is there
+_LONGEST = 30.0  # seconds that such a call is held
+_PENDING = 60.0, 300.0  # seconds after which one asks again whose call is not held, by how many wait
 _DOUBTED = 2.0  # seconds after which a machine asks again that may be a copy
 _WORD = 2.0  # seconds that a report of a held command waits for the word to go, which takes a few milliseconds on a quiet machine
 _BUSY = 2.0  # seconds after which an agent tries again what could not be stored
@@ -43,7 +46,8 @@ async def sync(request: Request) -> Response:
     if caller is None:
         return refuse(401, "this agent is not known here, or was revoked")
     line = caller.line
-    if refusal := _gate(hub, line):
+    patience = _patience(hub, request)
+    if refusal := await _await_approval(hub, line, patience):
         return refusal
     try:
         body = await read(request)
@@ -54,7 +58,7 @@ async def sync(request: Request) -> Response:
     except WireError as error:
         return refuse(426 if isinstance(error, VersionError) else 400, str(error))
     try:
-        if refusal := await _place(hub, caller, said):
+        if refusal := await _place(hub, caller, said, patience):
             return refusal
         answer = await _answer(hub, line, said)
     except (CrowdedError, UnavailableError) as error:
@@ -89,7 +93,7 @@ def _match(hub: Hub, agent: uuid.UUID, shown: str) -> _Caller | None:
     return _Caller(line, proof, shown) if line and proof else None
 
 
-async def _place(hub: Hub, caller: _Caller, said: Sync) -> Response | None:
+async def _place(hub: Hub, caller: _Caller, said: Sync, patience: float) -> Response | None:
     """The answer to what is not the agent itself, or not yet."""
     line = caller.line
     if caller.proof is Proof.NEXT:
@@ -106,10 +110,10 @@ async def _place(hub: Hub, caller: _Caller, said: Sync) -> Response | None:
             log.warning("agent %s: a former session speaks, so there are two of it", line.agent.name)
             return refuse(409, "another process has this agent's identity")
         case Whose.COPY:
-            return await _hold(hub, caller, said)
+            return await _hold(hub, caller, said, patience)
 
 
-async def _hold(hub: Hub, caller: _Caller, said: Sync) -> Response:
+async def _hold(hub: Hub, caller: _Caller, said: Sync, patience: float) -> Response:
     """What a copy is told, which is an agent of its own from here on."""
     agent = caller.line.agent
     if said.report.known is None:  # it has not said which machine it is
@@ -122,14 +126,17 @@ async def _hold(hub: Hub, caller: _Caller, said: Sync) -> Response:
         await hub.look()
         known = _find(hub, copy)
         log.warning("another machine has the identity of agent %s, and waits as %s", agent.name, known.name if known else "?")
-    if known is None:
+    line = hub.lines.find(known.id) if known else None
+    if line is None:
         return refuse(503, "the hub cannot store this now", retry=_BUSY)
+    await _hear_decision(line, patience)
+    known = line.agent
     if known.state is AgentState.APPROVED:
         return _respond(Answer(identity={"agent": str(known.id), "name": known.name, "generation": known.generation}))
     what = f"this is a copy of {agent.name}, known here as {known.name}, which"
     if known.state is AgentState.PENDING:
-        return refuse(403, f"{what} waits for its approval: `fleetflow agent approve`", retry=_pause(hub))
-    return refuse(403, f"{what} was {known.state}")
+        return _refuse_pending(hub, f"{what} waits for its approval: `fleetflow agent approve`", patience)
+    return refuse(403, f"{what} was {known.state}", state=known.state)
 
 
 def _find(hub: Hub, copy: Copy) -> Agent | None:
@@ -141,23 +148,39 @@ def _respond(answer: Answer, *, is_last: bool = False) -> Response:
     return Response(answer.encode(), headers={"connection": "close"} if is_last else None, media_type="application/json")
 
 
-def _pause(hub: Hub) -> float:
-    """Seconds until one that waits for its approval asks again."""
-    least, most = _PENDING
-    return min(most, max(least, hub.lines.pending / 20))
+def _patience(hub: Hub, request: Request) -> float:
+    """Seconds for which an agent that waits for its approval lets us hold its call: nothing that it says is read before (RFC 7240)."""
+    asked = re.fullmatch(r"wait=(\d{1,4})", header(request, b"prefer"))
+    return min(float(asked[1]), _LONGEST) if asked and hub.lines.pending <= _HELD and not hub.is_closing else 0.0
 
 
-def _gate(hub: Hub, line: Line) -> Response | None:
+async def _await_approval(hub: Hub, line: Line, patience: float) -> Response | None:
+    """The answer to an agent that may not speak, or not now; what is decided about one that waits it hears at once."""
+    await _hear_decision(line, patience)
+    return _gate(hub, line, patience)
+
+
+async def _hear_decision(line: Line, patience: float) -> None:
+    if patience and line.agent.state is AgentState.PENDING:
+        await line.hold_poll(patience)
+
+
+def _gate(hub: Hub, line: Line, patience: float = 0.0) -> Response | None:
     """The answer to an agent that may not speak, or not now."""
     match line.agent.state:
         case AgentState.APPROVED:
             return None
         case AgentState.PENDING:
-            return refuse(403, "this agent waits for its approval: `fleetflow agent approve`", retry=_pause(hub))
-        case AgentState.REJECTED:
-            return refuse(403, "this agent was rejected")
-        case AgentState.REVOKED:
-            return refuse(401, "this agent is not known here, or was revoked")
+            return _refuse_pending(hub, "this agent waits for its approval: `fleetflow agent approve`", patience)
+        case AgentState.REJECTED | AgentState.REVOKED as state:
+            return refuse(403, f"this agent was {state}", state=state)
+
+
+def _refuse_pending(hub: Hub, reason: str, patience: float) -> Response:
+    """Have it call again: at once if it was held, else in a minute, or more where many wait."""
+    least, most = _PENDING
+    pause = _BUSY if hub.is_closing else 0.0 if patience else min(most, max(least, hub.lines.pending / 20))
+    return refuse(403, reason, state=AgentState.PENDING, retry=pause)
 
 
 async def _answer(hub: Hub, line: Line, said: Sync) -> Answer:

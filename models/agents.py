@@ -227,8 +227,8 @@ class Agents:
 
 
 def listed(connection: Connection, chosen: Sequence[ColumnElement[bool]], limit: int) -> list[Agent]:
-    """The first agents by name that fit."""
-    return [_agent(row) for row in connection.execute(_AGENTS.where(*chosen).order_by(AgentRow.name, AgentRow.joined_at).limit(limit))]
+    """The first agents by name and id that fit."""
+    return [_agent(row) for row in connection.execute(_AGENTS.where(*chosen).order_by(AgentRow.name, AgentRow.id).limit(limit))]
 
 
 def living(connection: Connection, name: str) -> Agent | None:

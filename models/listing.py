@@ -4,10 +4,11 @@ Each page begins behind the last row of the one before, by its number or name: s
 twice while rows come in.
 """
 
+import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
 from models import reading, slices
 from models.access import Access
@@ -55,10 +56,13 @@ class Listing:
         with self._access.reading() as connection:
             return reading.ended_since(connection, task_id, since, limit)
 
-    def agents(self, states: Collection[AgentState], limit: int, after: str = "") -> list[Agent]:
-        """The agents in these states by name, behind the name `after`."""
+    def agents(self, states: Collection[AgentState], limit: int, name: str = "", agent: uuid.UUID | None = None) -> list[Agent]:
+        """The agents in these states by name and id: behind this one, or behind all of that name, which several may have had."""
+        behind = AgentRow.name > name
+        if agent is not None:
+            behind = or_(behind, and_(AgentRow.name == name, AgentRow.id > str(agent)))
         with self._access.reading() as connection:
-            return listed(connection, (AgentRow.state.in_(states), AgentRow.name > after), limit)
+            return listed(connection, (AgentRow.state.in_(states), behind), limit)
 
     def output(self, attempt_id: int, stream: Stream, offset: int, limit: int) -> Slice:
         """A part of a stream."""

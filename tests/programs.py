@@ -15,17 +15,17 @@ def need(name: str) -> str:
     """The path of a program."""
     found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(["/usr/sbin", "/sbin", *_POSTGRESQL]))
     if not found:
-        _do_without(f"{name} is not installed")
+        do_without(f"{name} is not installed")
     return found
 
 
 def need_root(why: str) -> None:
     """Only root can do what the test does."""
     if os.geteuid() != 0:
-        _do_without(why)
+        do_without(why)
 
 
-def _do_without(what: str) -> NoReturn:
+def do_without(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)

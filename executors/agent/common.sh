@@ -40,3 +40,14 @@ drop_unit() {
         systemctl daemon-reload
     fi
 }
+
+# Scopes of commands are not the agent's: what a command left there on purpose goes on.
+drop_slice() {
+    is_root && has_systemd && ! [ -e "$unit" ] || return 0
+    left=$(systemctl list-units --plain --no-legend 'fleetflow-*.scope')
+    if [ -n "$left" ]; then
+        echo "$left" | while read -r scope _; do echo "$scope goes on: it holds what its command left there"; done
+    else
+        systemctl stop system-fleetflow.slice 2>/dev/null || true
+    fi
+}

@@ -36,7 +36,7 @@ if [ "$service" = systemd ]; then
 else
     drop_unit
     agent stop || exit
-    agent start || exit
+    agent start >/dev/null || exit
     how="it will not survive a reboot: there is no systemd to start it"
     ! has_systemd || how="it will not survive a reboot: systemd does not look after it"
 fi

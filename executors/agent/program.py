@@ -64,10 +64,13 @@ class UsageError(Exception):
     """What was typed or configured is wrong; exit code 2."""
 
 
+_PREFIX = "fleetflow-agent: "
+
+
 def say(text: str) -> None:
     """Tell whoever watches the service, in one line."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"fleetflow-agent: {text}\n")
+        sys.stderr.write(f"{_PREFIX}{text}\n")
         sys.stderr.flush()
 
 
@@ -179,38 +182,40 @@ def all_processes() -> dict[int, Process]:
 
 
 class Tree:
-    """What a command has started and what still lives: by its group, by its mark in the environment, by descent from its runner."""
+    """What a command has started and what still lives: by its group, by descent, by its mark in the environment, by its scope.
+
+    Who looks is never a part of it, nor is what is above him: keeper and runner are in the scope, too.
+    """
 
     def __init__(self, attempt: str, group: int = 0, runner: int = 0) -> None:
         self._mark = f"FLEETFLOW_ATTEMPT={attempt}".encode()
+        self._scope = f"/{scope_of(attempt)}".encode() if _MANAGER.exists() else b""
         self._group = group
         self._runner = runner
 
     def alive(self) -> list[Process]:
         everything = all_processes()
-        return [process for process in everything.values() if self._has(process, everything)]
+        ours = {1, self._runner, *_above(os.getpid(), everything)}
+        return [process for process in everything.values() if process.pid not in ours and self._has(process, everything)]
 
     def _has(self, process: Process, everything: dict[int, Process]) -> bool:
-        if process.pid in (self._runner, os.getpid(), 1):
-            return False
         if self._group and self._group in (process.group, process.session):
             return True
-        return self._descends(process, everything) or self._is_marked(process.pid)
+        return self._descends(process, everything) or self._is_marked(process.pid) or self._is_in_scope(process.pid)
 
     def _descends(self, process: Process, everything: dict[int, Process]) -> bool:
         """The runner adopts orphans, so that a double fork does not get away either."""
-        above: Process | None = process
-        for _ in range(1000):
-            if above is None or not self._runner:
-                return False
-            if above.parent == self._runner:
-                return True
-            above = everything.get(above.parent)
-        return False
+        return bool(self._runner) and self._runner in _above(process.parent, everything)
 
     def _is_marked(self, pid: int) -> bool:
         try:
             return self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def _is_in_scope(self, pid: int) -> bool:
+        try:
+            return bool(self._scope) and self._scope in Path(f"/proc/{pid}/cgroup").read_bytes()
         except OSError:
             return False
 
@@ -224,6 +229,15 @@ class Tree:
             if not left or time.monotonic() > until:
                 return not left
             time.sleep(0.02)
+
+
+def _above(pid: int, everything: dict[int, Process]) -> set[int]:
+    """A process and what it descends from."""
+    found: set[int] = set()
+    while pid and pid not in found:
+        found.add(pid)
+        pid = everything[pid].parent if pid in everything else 0
+    return found
 
 
 def send_signal(process: Process, number: int) -> None:
@@ -240,6 +254,120 @@ def adopt_orphans() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+# --- A scope of systemd ---
+
+_MANAGER = Path("/run/systemd/private")  # where root speaks with systemd itself, whether there is a bus or not
+_SLICE = "system-fleetflow.slice"  # all commands together weigh as one service
+_MOVE = 10.0  # seconds that systemd has; while it reads its units anew it hears nothing
+_SCOPE_END = 10_000_000  # microseconds from TERM to KILL when it is stopped: no command may hold up a reboot for long
+
+
+def scope_of(attempt: str) -> str:
+    """The unit in which a command runs."""
+    return f"fleetflow-{attempt}.scope"
+
+
+def enter_scope(attempt: str) -> None:
+    """Have systemd put this process into a scope of its own, where all that it starts is born. Raises `OSError` where that is not possible.
+
+    Limits are the host's: files in /etc/systemd/system/fleetflow-.scope.d count for each command, in system-fleetflow.slice.d for all.
+    """
+    name = scope_of(attempt)
+    properties = [
+        ("Description", ("s", f"fleetflow command {attempt}")),
+        ("Slice", ("s", _SLICE)),
+        ("PIDs", ("au", (0,))),  # who asks
+        ("CollectMode", ("s", "inactive-or-failed")),
+        ("TasksMax", ("t", (1 << 64) - 1)),
+        ("TimeoutStopUSec", ("t", _SCOPE_END)),
+        ("OOMPolicy", ("s", "continue")),  # what takes too much memory is killed alone; systemd before 253 may not know it
+    ]
+    with contextlib.closing(_Manager()) as manager:
+        manager.connect()
+        try:
+            manager.start_unit(name, properties)
+        except RefusedError:
+            manager.start_unit(name, properties[:-1])
+        manager.wait_for(lambda: name in read_word(Path("/proc/self/cgroup")))
+
+
+class _Manager:
+    """systemd, as far as we speak with it: one method of D-Bus, over a socket of its own."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(_MOVE)
+        self._answers = self._socket.makefile("rb")
+
+    def connect(self) -> None:
+        self._socket.connect(str(_MANAGER))
+        who = str(os.geteuid()).encode().hex()
+        self._socket.sendall(f"\0AUTH EXTERNAL {who}\r\nBEGIN\r\n".encode())
+        if not self._answers.readline().startswith(b"OK "):
+            raise ConnectionError("it does not let us in")
+
+    def start_unit(self, name: str, properties: Iterable[tuple[str, tuple[str, Any]]]) -> None:
+        """Make a unit for this boot, and have it started. Raises `RefusedError`, and `OSError` where there is no answer."""
+        body = _marshal(("s", "s", "a(sv)", "a(sa(sv))"), (name, "fail", properties, ()))
+        where = "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", "StartTransientUnit"
+        header = [*zip((1, 2, 3), zip("oss", where)), (8, ("g", "ssa(sv)a(sa(sv))"))]
+        order = "l" if sys.byteorder == "little" else "B"
+        message = _marshal((*"yyyyuu", "a(yv)"), (ord(order), 1, 0, 1, len(body), 1, header))
+        self._socket.sendall(message + bytes(-len(message) % 8) + body)
+        kind, said = self._hear()
+        while kind not in (2, 3):  # the rest are signals
+            kind, said = self._hear()
+        if kind == 3:
+            raise RefusedError(said[4:].rstrip(b"\0").decode("utf-8", "replace"))
+
+    def wait_for(self, is_so: Callable[[], bool]) -> None:
+        """Until that is so, which may be at each signal. Raises `OSError` when it takes too long."""
+        while not is_so():
+            self._hear()
+
+    def _hear(self) -> tuple[int, bytes]:
+        """The kind and the body of the next message."""
+        head = self._answers.read(16)
+        if len(head) < 16:
+            raise ConnectionError("it has hung up")
+        _, kind, _, _, size, _, fields = struct.unpack("=cBBBIII", head)
+        rest = self._answers.read(fields + -fields % 8 + size)
+        return kind, rest[len(rest) - size :]
+
+    def close(self) -> None:
+        self._answers.close()
+        self._socket.close()
+
+
+_ALIGNED = {"u": 4, "t": 8, "s": 4, "o": 4, "a": 4, "(": 8}
+
+
+def _marshal(kinds: Iterable[str], values: Iterable[Any], at: int = 0) -> bytes:
+    """Values of these types as they stand in a message, from its byte `at` on (the specification of D-Bus, "Marshaling")."""
+    data = b""
+    for kind, value in zip(kinds, values):
+        data += bytes(-(at + len(data)) % _ALIGNED.get(kind[0], 1))
+        place = at + len(data)
+        if kind in "yut":
+            data += struct.pack("=" + {"y": "B", "u": "I", "t": "Q"}[kind], value)
+        elif kind in "so":
+            data += struct.pack("=I", len(value.encode())) + value.encode() + b"\0"
+        elif kind == "g":
+            data += bytes([len(value)]) + value.encode() + b"\0"
+        elif kind == "v":
+            data += _marshal(("g", value[0]), (value[0], value[1]), place)
+        elif kind[0] == "(":
+            data += _marshal(kind[1:-1], value, place)
+        else:
+            begin = place + 4
+            begin += -begin % _ALIGNED.get(kind[1], 1)
+            items = b""
+            for item in value:
+                items += _marshal((kind[1:],), (item,), begin + len(items))
+            data += struct.pack("=I", len(items)) + bytes(begin - place - 4) + items
+    return data
 
 
 # --- A command, ready to be started ---
@@ -389,6 +517,7 @@ class Runner:
 
     def serve(self) -> None:
         adopt_orphans()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # meant for the command, when its scope is stopped: we have to tell how it ended
         wake, written = os.pipe()
         os.set_blocking(written, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -793,7 +922,9 @@ class Keeper:
     def keep(self) -> None:
         control = self._folder / "control"
         os.mkfifo(control, 0o600)
-        self._watch("control", os.open(control, os.O_RDWR | os.O_NONBLOCK))
+        heard = os.open(control, os.O_RDWR | os.O_NONBLOCK)
+        signal.signal(signal.SIGTERM, lambda *_: os.write(heard, b"term\n"))
+        self._watch("control", heard)
         if (self._folder / "go").exists():  # the service has given us up; it looks for our FIFO only after that
             return
         self._reserve_end()
@@ -864,6 +995,11 @@ class Keeper:
         else:
             self._refuse("canceled")
 
+    def _on_control_term(self, _rest: str) -> None:
+        """The host goes down, or somebody has stopped the scope: the command has heard it, and its end is worth the wait."""
+        if self._state != "started":
+            self._refuse("its keeper was ended before it could start")
+
     def _on_runner_entered(self, _rest: str) -> None:
         self._send(_sized(_own_text()) + _sized(json.dumps(self._spec).encode()))
 
@@ -920,6 +1056,7 @@ class Keeper:
 
     def _be_the_runner(self, *fds: int) -> NoReturn:
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.umask(0o022)
             for target, fd in enumerate(fds):
                 os.dup2(fd, target)
@@ -1005,13 +1142,8 @@ class Keeper:
         return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
 
     def _call(self) -> None:
-        """Wake the service, if there is one."""
         self._news_at, self._told_at = None, time.monotonic()
-        with contextlib.suppress(OSError):
-            fd = os.open(self._folder.parent.parent / "news", os.O_WRONLY | os.O_NONBLOCK)
-            with contextlib.suppress(OSError):
-                os.write(fd, b".")
-            os.close(fd)
+        call_service(self._folder.parent.parent)
 
     def _reserve_end(self) -> None:
         (self._folder / "end.new").write_bytes(b" " * _END_SIZE)
@@ -1028,7 +1160,16 @@ class Keeper:
         sync_folder(self._folder)
 
 
-def keep(folder: Path) -> None:
+def call_service(state: Path) -> None:
+    """Wake the service, if there is one."""
+    with contextlib.suppress(OSError):
+        fd = os.open(state / "news", os.O_WRONLY | os.O_NONBLOCK)
+        with contextlib.suppress(OSError):
+            os.write(fd, b".")
+        os.close(fd)
+
+
+def keep(folder: Path, *, in_scope: bool) -> None:
     """The keeper of one command, whose specification is its stdin."""
     os.umask(0o077)
     with os.fdopen(0, "rb", closefd=False) as source:  # a descriptor has no path
@@ -1036,6 +1177,11 @@ def keep(folder: Path) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
+    if in_scope:
+        try:
+            enter_scope(str(spec["id"]))
+        except (OSError, RefusedError) as error:
+            say(f"systemd gives it no scope of its own: {error}")
     Keeper(folder, spec).keep()
 
 
@@ -1295,6 +1441,7 @@ class HubError(Exception):
     def __init__(self, status: int, body: Message) -> None:
         self.status = status
         self.reason = " ".join(str(body.get("error") or f"status {status}").split())[:300]
+        self.state = str(body.get("state") or ("unknown" if status == 401 else ""))  # of this agent there; empty: it does not say
         retry = body.get("retry")
         self.retry = float(retry) if isinstance(retry, (int, float)) and not isinstance(retry, bool) else None
         super().__init__(self.reason)
@@ -1323,6 +1470,13 @@ class HubUrl:
         if self.fingerprint and not re.fullmatch(r"[0-9a-f]{64}", self.fingerprint):
             raise UsageError("the fingerprint is not a SHA-256: 64 hexadecimal digits")
 
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+_NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")  # what OpenSSL says to an answer in clear
+_ANEW = "`fleetflow hub` shows the hub's address, and `join --replace` enrols this host there"
+
 
 class Line:
     """One connection, kept open between requests. The name is looked up anew for each connection."""
@@ -1332,11 +1486,16 @@ class Line:
         self._connection: Any = None
         self.deadline: float | None = None
 
-    def ask(self, path: str, body: Message, *, token: str = "", patience: float = 30.0) -> Message:
-        """Post a message; the answer. Raises `HubError`, and `OSError` when no answer came within `patience` seconds."""
+    def ask(self, path: str, body: Message, *, token: str = "", patience: float = 30.0, hold: float = 0.0) -> Message:
+        """Post a message; the answer. Raises `HubError`, and `OSError` when no answer came within `patience` seconds.
+
+        An agent that waits for its approval may be answered so many seconds later (`hold`), when it has come (RFC 7240, "wait").
+        """
         headers = {"Content-Type": "application/json", "User-Agent": f"fleetflow-agent/{VERSION}"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
+        if hold:
+            headers["Prefer"] = f"wait={hold:.0f}"
         data = json.dumps(body).encode()
         is_new = self._connection is None
         self.deadline = time.monotonic() + patience + 5
@@ -1353,16 +1512,21 @@ class Line:
     def _exchange(self, path: str, data: bytes, headers: dict[str, str], patience: float) -> Message:
         import http.client
 
+        is_new = self._connection is None
         try:
-            if self._connection is None:
+            if is_new:
                 self._connect()
             self._connection.sock.settimeout(patience)
             self._connection.request("POST", self._url.path + path, data, headers)
             response = self._connection.getresponse()
             answer = response.read(_LARGEST + 1)
-        except http.client.HTTPException as error:
+        except (http.client.HTTPException, ConnectionError) as error:
             self.close()
-            raise ConnectionError(f"no answer: {error!r}") from error
+            if is_new and not self._url.is_safe and self._speaks_tls():
+                raise OSError(f"{self._url} speaks TLS now, and not http; {_ANEW}") from error
+            if isinstance(error, http.client.HTTPException):
+                raise ConnectionError(f"no answer: {error!r}") from error
+            raise
         except BaseException:
             self.close()
             raise
@@ -1392,7 +1556,15 @@ class Line:
         if self._url.fingerprint:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        safe = context.wrap_socket(wire, server_hostname=self._url.host)
+        try:
+            safe = context.wrap_socket(wire, server_hostname=self._url.host)
+        except ssl.SSLCertVerificationError as error:
+            why = f"this machine does not trust the certificate of {self._url}: {error.verify_message}"
+            raise OSError(f"{why}; with --fingerprint its SHA-256 is all that counts, which `fleetflow hub` shows") from None
+        except ssl.SSLError as error:
+            if error.reason not in _NO_TLS:
+                raise
+            raise OSError(f"{self._url} does not speak TLS, as https does; {_ANEW}") from None
         import hashlib
 
         shown = hashlib.sha256(safe.getpeercert(binary_form=True) or b"").hexdigest()
@@ -1400,6 +1572,19 @@ class Line:
             safe.close()
             raise OSError(f"the certificate of {self._url.host} is not the one of the enrolment: its SHA-256 is {shown}")
         return safe
+
+    def _speaks_tls(self) -> bool:
+        """Whether who listens there would shake hands."""
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        try:
+            with socket.create_connection((self._url.host, self._url.port), timeout=3) as wire, context.wrap_socket(wire):
+                return True
+        except (OSError, ValueError):
+            return False
 
     def close(self) -> None:
         if self._connection is not None:
@@ -1451,6 +1636,7 @@ class Identity:
     def __init__(self, path: Path, values: Message) -> None:
         self._path = path
         self._values = values
+        self._stamp = _stamp(path)
         self.url = HubUrl(values["hub"], values.get("fingerprint"))
 
     @classmethod
@@ -1465,13 +1651,18 @@ class Identity:
 
     def save(self) -> None:
         replace_file(self._path, json.dumps(self._values).encode())
+        self._stamp = _stamp(self._path)
+
+    def is_replaced(self) -> bool:
+        """Whether somebody has enrolled this host anew."""
+        return _stamp(self._path) not in (self._stamp, None)
 
     def change(self, **values: object) -> None:
         """Set these values, those that are None aside; on the disk before it counts."""
         changed = {key: value for key, value in {**self._values, **values}.items() if value is not None}
         if changed != self._values:
             replace_file(self._path, json.dumps(changed).encode())
-            self._values = changed
+            self._values, self._stamp = changed, _stamp(self._path)
 
     def obey(self, answer: Message) -> bool:
         """Make a credential, take the one that was made, or be another agent, as the hub says; whether it is another."""
@@ -1518,6 +1709,15 @@ class Identity:
         return f"{self.name} ({self._values['agent']}) at {self._values['hub']}"
 
 
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What is another one for each file that was ever at this place."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
+
+
 # --- What the service holds ---
 
 _MOST_WAITING = 64  # commands beyond the limit of those at once
@@ -1535,6 +1735,7 @@ class Limits(NamedTuple):
     commands: int = 4  # at once
     spool: int = 512 * _MIB  # bytes of results that the hub has not taken yet
     policy: Policy = Policy(Path("/nowhere"), is_required=False)
+    has_scopes: bool = False  # each command in one of its own
 
 
 class Run:
@@ -1815,7 +2016,7 @@ class Desk:
         log_file = folder / "log"
         with log_file.open("wb") as log, os.fdopen(source, "rb"):
             keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", __file__, "keep", str(folder)],
+                [sys.executable, "-I", "-S", __file__, "keep", str(folder), *(["scope"] if self._limits.has_scopes else [])],
                 stdin=source,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -1940,6 +2141,8 @@ def _ended(run: Run, ended: str | None = None, error: str | None = None, refused
 _HOLD = 30.0  # seconds that the hub may let a poll wait
 _REFUSED = 3  # the exit code of an agent that the hub does not want
 _WAITS = {401: 600.0, 403: 60.0, 409: 60.0, 426: 600.0}  # seconds until the next try, unless the hub says how many
+_REJOIN = 5.0  # seconds that `join --replace` has, where the hub has shut the former agent out already, to write the new identity
+_NOTE = 5.0  # seconds between two notes on how we stand with the hub, while that stays the same
 
 
 def settle(state: Path, argv: list[str]) -> None:
@@ -1972,6 +2175,7 @@ class Service:
         self._boot = boot_id()
         self._news = _open_news(state)
         self._desk = Desk(state, limits)
+        self._has_scopes = limits.has_scopes
         self._changed = threading.Condition()  # also the lock around the desk and the identity
         self._online = threading.Event()  # polls go through
         self._reached = threading.Event()  # one just did
@@ -1981,6 +2185,8 @@ class Service:
         self._facts: Message = {}
         self._facts_at = -_DAY
         self._complained = ""
+        self._standing: Message = {}
+        self._noted_at = -_DAY
         self._is_too_large = False
         with contextlib.suppress(OSError):  # a full disk: then nobody can tell it to stop
             os.pwrite(self._lock_file, b"%d" % os.getpid(), 0)
@@ -1993,6 +2199,8 @@ class Service:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(writing)
         say(f"{self._identity}, version {VERSION}, {len(self._desk.runs)} commands at hand")
+        if self._has_scopes and not _MANAGER.exists():
+            say("commands get no scopes of their own: there is no systemd here")
         for work in (self._poll, self._report):
             threading.Thread(target=self._guard, args=(work,), daemon=True).start()
         poller = select.poll()
@@ -2029,6 +2237,9 @@ class Service:
             if self._desk.active:
                 self._desk.look()
                 self._changed.notify_all()
+            if self._identity.is_replaced():
+                say("this host was enrolled anew; the service begins again")
+                os.execv(sys.executable, [sys.executable, "-I", "-S", *sys.argv])  # noqa: S606  # no shell is needed
 
     def _poll(self) -> None:
         quick = 0
@@ -2077,14 +2288,16 @@ class Service:
             token = self._identity.token
             message.update(self._identity.claims)
         try:
-            answer = self._lines[name].ask("/agent/v1/sync", message, token=token, patience=patience)
+            hold = _HOLD if name == "poll" and self._standing.get("state") == "pending" else 0.0
+            answer = self._lines[name].ask("/agent/v1/sync", message, token=token, patience=patience, hold=hold)
         except HubError as error:
             if error.status == 401 and token != self._identity.token:
                 return None  # the other line has got a newer credential meanwhile
-            self._wait_after(name, error, backoff)
+            self._wait_after(name, error, backoff, was_held=hold > 0)
             return None
         except OSError as error:
             self._complain(f"the hub cannot be reached: {error.strerror or error}")
+            self._note(trouble=self._complained)
             self._again[name] = True
             self._rest(name, backoff.next())
             return None
@@ -2095,6 +2308,7 @@ class Service:
                 self._is_new = False
             self._obey_identity(answer)
         self._complain("")
+        self._note("approved")
         if name == "poll":
             self._online.set()
             self._reached.set()
@@ -2111,18 +2325,50 @@ class Service:
         except (KeyError, TypeError, ValueError) as error:
             say(f"the hub sent an identity that cannot be read: {error!r}")
 
-    def _wait_after(self, name: str, error: HubError, backoff: Backoff) -> None:
+    def _wait_after(self, name: str, error: HubError, backoff: Backoff, *, was_held: bool) -> None:
         self._is_too_large = error.status == 413
         self._complain(f"the hub says: {error.reason}")
+        self._note(error.state or self._standing.get("state", ""), trouble=self._complained)
         if error.status == 403 and error.retry is None:
-            say("the hub refuses this agent for good; stopped")
-            os._exit(_REFUSED)
+            self._stop_for_good()
         if error.status in _WAITS:
             self._online.clear()
             self._is_new = True
         is_early = error.status == 401 and self._identity.is_new
         wait = _WAITS.get(error.status) if error.retry is None and not is_early else error.retry
+        if error.state == "pending" and not was_held:
+            wait = 0.0  # now that this is known, the hub may hold the next call until it is decided
         self._rest(name, backoff.next() if wait is None else wait * (1 + chance() / 10) + 0.05)
+
+    def _stop_for_good(self) -> None:
+        """Unless this host is just being enrolled anew, which shuts its former agent out."""
+        until = time.monotonic() + _REJOIN
+        while time.monotonic() < until:
+            if self._identity.is_replaced():
+                self._call_itself()
+                return
+            time.sleep(0.1)
+        say("stopped, since the hub refuses this agent for good; its commands go on. `join --replace` enrols this host anew, then start it")
+        os._exit(_REFUSED)
+
+    def _call_itself(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._news, b".")
+
+    def _note(self, state: str = "", *, trouble: str = "") -> None:
+        """Write down how we stand with the hub, for `status`; `state` is what an answer said of us."""
+        with self._changed:
+            former = self._standing
+            known: Message = {"state": state, "answered_at": time.time()} if state else former
+            self._standing = {**known, "trouble": trouble, "version": VERSION}
+            is_same = (former.get("state"), former.get("trouble")) == (self._standing.get("state"), trouble)
+            if is_same and time.monotonic() - self._noted_at < _NOTE:
+                return
+            self._noted_at = time.monotonic()
+            new = self._state / "standing.new"
+            with contextlib.suppress(OSError):  # no fsync: after a power cut nobody asks
+                new.write_text(json.dumps(self._standing))
+                new.replace(self._state / "standing")
 
     def _rest(self, name: str, seconds: float) -> None:
         """Reports go on as soon as a poll has gone through; while polls fail, there are none."""
@@ -2167,8 +2413,7 @@ class Service:
         desk.acknowledge([item for item in answer.get("acks") or () if isinstance(item, str)])
         desk.look()
         self._changed.notify_all()
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._news, b".")  # from now on the commands are looked after more often
+        self._call_itself()  # from now on the commands are looked after more often
 
     def _complain(self, text: str) -> None:
         """Once, not with each try."""
@@ -2190,9 +2435,27 @@ def _lock(state: Path) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise UsageError(f"another agent uses {state}") from None
+        pid = _service(state)
+        ends = "systemctl stop fleetflow-agent" if _is_unit(pid) else "stop"
+        raise UsageError(f"the service of {state} runs already{_as_process(pid)}; `{ends}` ends it") from None
     os.ftruncate(fd, 0)
     return fd
+
+
+def _service(state: Path) -> int:
+    """The process id of the service that uses this folder, or 0. Who tried its lock could keep one from starting."""
+    word = read_word(state / "lock")
+    locks = (line.split() for line in read_word(Path("/proc/locks")).splitlines())
+    return int(word) if word in {fields[4] for fields in locks if fields[1] == "FLOCK"} else 0
+
+
+def _as_process(pid: int) -> str:
+    return f", as process {pid}" if pid else ""
+
+
+def _is_unit(pid: int) -> bool:
+    """Whether systemd looks after the service."""
+    return "/fleetflow-agent.service" in read_word(Path(f"/proc/{pid}/cgroup"))
 
 
 def _open_news(state: Path) -> int:
@@ -2234,6 +2497,7 @@ def join(state: Path, hub: str, token: str, name: str, fingerprint: str | None, 
     kept = {"hub": hub, "fingerprint": url.fingerprint, "name": name, "generation": answer.get("generation", 1)}
     identity = Identity(path, {**kept, "agent": answer["agent"], "credential": answer["credential"]})
     identity.save()
+    call_service(state)
     is_pending = answer.get("state") == "pending"
     sys.stdout.write(f"enrolled as {identity}: {'pending, until somebody approves it there' if is_pending else 'approved'}\n")
 
@@ -2264,11 +2528,12 @@ Wants=network-online.target
 After=network-online.target
 
 [Service]
-ExecStart="{python}" -I -S "{program}" run --state "{state}"
+ExecStart="{python}" -I -S "{program}" run --state "{state}" --scopes
 Restart=always
 RestartSec=5
 RestartPreventExitStatus=2 3
-# Its commands outlive it: a stop, a restart and an upgrade leave them running, and so does one that takes too much memory.
+# Its commands have scopes of their own, fleetflow-ATTEMPT.scope. Where they get none, they outlive the service all the same: a stop,
+# a restart and an upgrade leave them running, and so does one that takes too much memory.
 KillMode=process
 OOMPolicy=continue
 TasksMax=infinity
@@ -2295,6 +2560,9 @@ def start(state: Path) -> None:
     """Run the service in the background, without a systemd to look after it. Raises `UsageError` when it does not come to life."""
     import subprocess
 
+    if pid := _service(state):
+        sys.stdout.write(f"it runs already{_as_process(pid)}\n")
+        return
     log = state / "log"
     with contextlib.suppress(FileNotFoundError):
         log.replace(state / "log.1")
@@ -2311,9 +2579,11 @@ def start(state: Path) -> None:
     while process.poll() is None:
         if read_word(state / "lock") == str(process.pid):
             process.returncode = 0  # it is not ours any more
+            sys.stdout.write(f"it runs{_as_process(process.pid)}, and says in {log} how it goes\n")
             return
         time.sleep(0.02)
-    raise UsageError(f"it does not start: {' '.join(read_word(log).split())[-300:] or 'it said nothing'}")
+    last = ([*read_word(log).splitlines()] or ["it said nothing"])[-1]
+    raise UsageError(f"it does not start: {last[len(_PREFIX) :] if last.startswith(_PREFIX) else last}"[:300])
 
 
 _PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL
@@ -2321,6 +2591,8 @@ _PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL
 
 def stop(state: Path) -> None:
     """End the service if there is one; its commands live on."""
+    if _is_unit(_service(state)):
+        say("systemd starts it again; `systemctl stop fleetflow-agent` ends it for longer")
     fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     number, kill_at = signal.SIGTERM, time.monotonic() + _PATIENCE
     asked = 0
@@ -2349,7 +2621,7 @@ def _is_free(fd: int) -> bool:
     return True
 
 
-_KEPT = ("identity", "journal", "machine", "news", "program.py", "program.pyc", "log", "log.1", "lock")
+_KEPT = ("identity", "journal", "machine", "news", "standing", "program.py", "program.pyc", "log", "log.1", "lock")
 _LEAVE = 30.0  # seconds that commands have to end
 
 
@@ -2376,22 +2648,67 @@ def leave(state: Path) -> None:
     os.close(lock)
 
 
-def status(state: Path) -> None:
-    """What this host holds, one line each."""
-    sys.stdout.write(f"{Identity.load(state)}\n")
+_STANDINGS = {
+    "approved": "approved",
+    "pending": "pending: it gets no commands before `fleetflow agent approve {name}`, there",
+    "rejected": "rejected: `join --replace` enrols this host anew",
+    "revoked": "revoked: `join --replace` enrols this host anew",
+    "unknown": "not known there, or no more",
+}
+
+
+def status(state: Path) -> int:
+    """How this agent stands with its hub, and what it holds; 1 when its service does not run."""
+    identity = Identity.load(state)
+    pid = _service(state)
     journal = state / "journal"
-    for attempt, word in _held(journal.read_bytes() if journal.exists() else b"").items():
-        spool = Spool(state / "spool" / attempt)
-        end = spool.end()
-        if end is not None:
-            what = (
-                f"refused: {end['refused']}"
-                if end.get("refused")
-                else f"ended: {end.get('ended') or 'exit {}'.format(end.get('exit_code'))}"
-            )
-        else:
-            what = ("running" if spool.has("go") else "held") if spool.tell("") else f"{word}, and nobody keeps it"
-        sys.stdout.write(f"{attempt} {what}\n")
+    held = _held(journal.read_bytes() if journal.exists() else b"")
+    rows = {attempt: _condition(Spool(state / "spool" / attempt), word) for attempt, word in held.items()}
+    count = {word: sum(what.startswith(word) for what in rows.values()) for word in ("running", "held", "ended")}
+    try:
+        standing = json.loads((state / "standing").read_bytes())
+    except (OSError, ValueError):
+        standing = {}
+    runs = f"the service runs{_as_process(pid)}, version {standing.get('version', VERSION)}"
+    lines = [
+        str(identity),
+        _standing(identity, standing),
+        runs if pid else f"the service does not run, and nothing is told: `start` starts it, or its unit of systemd (version {VERSION})",
+        f"{count['running']} running, {count['held']} held, {count['ended']} ended that the hub has not acknowledged",
+        *(f"{attempt} {what}" for attempt, what in rows.items()),
+    ]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0 if pid else 1
+
+
+def _standing(identity: Identity, standing: Message) -> str:
+    known = _STANDINGS.get(standing.get("state", ""), "").format(name=identity.name)
+    answered = f"the hub answered {_span(time.time() - standing['answered_at'])} ago" if known else "the hub has not answered yet"
+    trouble = standing.get("trouble") if standing.get("state") in (None, "approved", "unknown") else ""
+    return "; ".join(part for part in (known, answered, trouble) if part)
+
+
+def _condition(spool: Spool, word: str) -> str:
+    """What has become of an attempt of which the journal says this word."""
+    end = spool.end()
+    if end is not None and end.get("refused"):
+        return f"refused: {end['refused']}"
+    if end is not None:
+        return (
+            f"ended: {end.get('ended') or 'exit {}'.format(end.get('exit_code'))}, {_span(time.time() - (end.get('finished_at') or 0))} ago"
+        )
+    if not spool.tell(""):
+        return f"{word}, and nobody keeps it"
+    started = _stamp(spool.folder / "go")
+    return f"running for {_span(time.time() - started[1] / 1e9)}" if started else "held"
+
+
+def _span(seconds: float) -> str:
+    """How long that is, in one number."""
+    for unit, size, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
+        if seconds < size * most:
+            return f"{max(0, seconds) / size:.0f} {unit}"
+    return f"{seconds / _DAY:.0f} days"
 
 
 def _held(raw: bytes) -> dict[str, str]:
@@ -2443,6 +2760,7 @@ def _read_arguments(argv: list[str]) -> Any:
     serve = verbs.add_parser("run", help="fetch commands and run them, until SIGTERM")
     serve.add_argument("--commands", type=int, default=4, metavar="N", help="commands at once (default: 4)")
     serve.add_argument("--spool", type=int, default=512, metavar="MIB", help="results kept for the hub, in MiB (default: 512)")
+    serve.add_argument("--scopes", action="store_true", help="start each command in a scope of systemd of its own; root alone may")
     serve.add_argument(
         "--policy",
         metavar="FILE",
@@ -2464,7 +2782,7 @@ def _read_arguments(argv: list[str]) -> Any:
 
 def main(argv: list[str]) -> int:
     if argv[:1] == ["keep"]:
-        keep(Path(argv[1]))
+        keep(Path(argv[1]), in_scope=argv[2:] == ["scope"])
         return 0
     given = _read_arguments(argv)
     os.umask(0o077)
@@ -2473,13 +2791,13 @@ def main(argv: list[str]) -> int:
         if given.verb == "run":
             settle(state, argv)
             policy = Policy(_policy_file(given.policy, state), is_required=given.policy is not None)
-            return Service(state, Limits(max(1, given.commands), max(1, given.spool) * _MIB, policy)).run()
+            return Service(state, Limits(max(1, given.commands), max(1, given.spool) * _MIB, policy, given.scopes)).run()
         if given.verb == "join":
             join(state, given.hub, given.token, given.name, given.fingerprint, replaces=given.replace)
         elif given.verb == "enrol":
             enrol(state, given.hub, given.fingerprint)
         else:
-            {"status": status, "start": start, "stop": stop, "leave": leave, "unit": unit}[given.verb](state)
+            return {"status": status, "start": start, "stop": stop, "leave": leave, "unit": unit}[given.verb](state) or 0
     except UsageError as error:
         say(str(error))
         return 2

@@ -1,6 +1,7 @@
 """Hosts of the inventory, and agents with what people decide about them."""
 
 import itertools
+import uuid
 from collections.abc import Callable
 from typing import Annotated
 
@@ -57,14 +58,15 @@ def list_agents(
     request: Request,
     caller: Known,
     limit: Limit = 100,
-    after: Annotated[Word, Query(description="Only agents that come behind this name.")] = "",
+    after: Annotated[Word, Query(description="Only agents that come behind this one: the `next` of a page, or a name.")] = "",
     state: Annotated[list[AgentState] | None, Query(max_length=4)] = None,
 ) -> AgentPage:
     """List agents by name: those that are pending or approved, unless other states are asked for."""
     del caller
     listing: Listing = request.app.state.listing
-    found = listing.agents(state or (AgentState.PENDING, AgentState.APPROVED), limit, after)
-    return AgentPage(items=[AgentShown.of(agent) for agent in found], next=found[-1].name if len(found) == limit else None)
+    found = listing.agents(state or (AgentState.PENDING, AgentState.APPROVED), limit, *_place(after))
+    last = f"{found[-1].name}/{found[-1].id}" if len(found) == limit else None
+    return AgentPage(items=[AgentShown.of(agent) for agent in found], next=last)
 
 
 @router.post("/agents/tokens", tags=["agents"], status_code=201)
@@ -94,6 +96,14 @@ for _verb, _state, _summary in (
     ("revoke", AgentState.REVOKED, "Shut an agent out, at once and for good. What it runs ends `lost`; the name is free again."),
 ):
     router.post(f"/agents/{{name}}/{_verb}", tags=["agents"], summary=_summary, operation_id=f"{_verb}_agent")(_decision(_state))
+
+
+def _place(after: str) -> tuple[str, uuid.UUID | None]:
+    name, has_id, agent = after.partition("/")
+    try:
+        return name, uuid.UUID(agent) if has_id else None
+    except ValueError:
+        raise UsageError(f"after {after[:60]!r}: give the `next` of a page, or a name") from None
 
 
 def _fits(host: Host, name: str, group: str, tag: str) -> bool:

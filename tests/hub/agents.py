@@ -32,11 +32,11 @@ class SmallAgent:
             self.id, self.credential = answer.json()["agent"], answer.json()["credential"]
         return answer
 
-    async def post(self, **said: object) -> httpx.Response:
+    async def post(self, patience: float = 0, **said: object) -> httpx.Response:
+        """One request; `patience` is for how many seconds it may be held while the agent waits for its approval."""
         body = {"v": 1, "boot": self.boot, "session": self.session, "generation": self.generation, "version": "test", "free": 4, **said}
-        return await self.client.post(
-            "/agent/v1/sync", json=body, headers={"Authorization": f"Bearer {self.id}.{self.credential}"}, timeout=60
-        )
+        headers = {"Authorization": f"Bearer {self.id}.{self.credential}"} | ({"Prefer": f"wait={patience:g}"} if patience else {})
+        return await self.client.post("/agent/v1/sync", json=body, headers=headers, timeout=60)
 
     async def sync(self, **said: object) -> dict[str, Any]:
         """One request, told first what this agent knows where the hub wants to hear it."""

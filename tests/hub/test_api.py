@@ -311,6 +311,19 @@ async def test_people_decide_about_agents_by_the_api(api: Api, client: httpx.Asy
     assert api("POST", "/agents/by-api/revoke").status_code == 404
 
 
+async def test_agents_of_one_name_are_all_listed_whatever_the_page(api: Api, client: httpx.AsyncClient) -> None:
+    token = api("POST", "/agents/tokens", json={"uses": 3}).json()["token"]
+    joined = [SmallAgent(client, "by-turns") for _ in range(3)]  # of one machine: each shuts out the one before
+    for agent in joined:
+        await agent.join(token)
+    found, page = [], {"next": ""}
+    while page["next"] is not None:
+        page = api("GET", "/agents", params={"state": ["pending", "rejected"], "limit": 1, "after": page["next"]}).json()
+        found += [one["id"] for one in page["items"] if one["name"] == "by-turns"]
+    assert sorted(found) == sorted(agent.id for agent in joined)
+    assert api("GET", "/agents", params={"after": "by-turns/x"}).status_code == 422
+
+
 def test_bodies_are_bounded(api: Api) -> None:
     answer = api("POST", "/tasks", Role.OPERATOR, content=b"x" * (2 * 1024 * 1024))
     assert answer.status_code == 413

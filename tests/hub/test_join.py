@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from models.errors import AgentStateError, NotFoundError
 from models.states import AgentState
 from tests.hub.agents import SmallAgent
 from tests.hub.conftest import Enrol
-from tests.servers.hub import TESTS, Hub
+from tests.servers.hub import TESTS, Hub, RealAgent
 from tests.until import until
 
 
@@ -50,6 +51,45 @@ async def test_a_pending_agent_is_told_to_wait_and_an_approved_one_is_a_host(hub
     until(lambda: "waits-not" in (hub.home / "hosts.d" / "agents.yaml").read_text(), 10, "its entry in the inventory")
 
 
+@pytest.mark.parametrize(("state", "code"), [(AgentState.APPROVED, 200), (AgentState.REJECTED, 403)])
+async def test_an_agent_that_waits_hears_at_once_what_is_decided(hub: Hub, client: httpx.AsyncClient, state: AgentState, code: int) -> None:
+    agent = SmallAgent(client, f"waits-to-be-{state}")
+    await agent.join(hub.token(approves=False))
+    waits = asyncio.create_task(agent.post(patience=30, known=[]))
+    await asyncio.sleep(0.3)
+    assert not waits.done()
+    hub.agents().decide([agent.name], state, TESTS)
+    began = time.monotonic()
+    answer = await waits
+    assert (answer.status_code, "retry" in answer.json()) == (code, False)
+    assert time.monotonic() - began < 3
+
+
+async def test_an_agent_that_has_waited_in_vain_calls_again_at_once(hub: Hub, client: httpx.AsyncClient) -> None:
+    agent = SmallAgent(client, "waits-in-vain")
+    await agent.join(hub.token(approves=False))
+    began = time.monotonic()
+    answer = await agent.post(patience=1)
+    assert (answer.status_code, answer.json()["state"], answer.json()["retry"]) == (403, "pending", 0)
+    assert 0.8 < time.monotonic() - began < 5
+    assert (await agent.post()).json()["retry"] >= 60, "who does not say that it can wait is not held"
+
+
+def test_an_agent_has_its_first_command_a_moment_after_its_approval(hub: Hub, tmp_path: Path) -> None:
+    agent = RealAgent(tmp_path / "real", "waits-really")
+    agent.join(hub.url, hub.token(approves=False))
+    agent.start()
+    try:
+        until(lambda: "waits for its approval" in agent.log, 20)
+        hub.agents().decide([agent.name], AgentState.APPROVED, TESTS)
+        until(lambda: "the hub answers" in agent.log, 5, "an answer to the call that is held for 30 s")
+        hub.agents().decide([agent.name], AgentState.REVOKED, TESTS)
+        assert agent.process is not None
+        assert agent.process.wait(20) == 3
+    finally:
+        agent.end()
+
+
 async def test_no_agent_takes_what_is_meant_for_another_host(hub: Hub, client: httpx.AsyncClient) -> None:
     for name in ("localhost", "takes-nothing"):
         assert (await SmallAgent(client, name).join(hub.token())).status_code == 200
@@ -67,11 +107,12 @@ async def test_a_revoke_cuts_an_open_poll_within_a_second(hub: Hub, enrol: Enrol
     poll = asyncio.create_task(agent.post(wait=30))
     await asyncio.sleep(0.2)
     assert not poll.done()
-    began = time.monotonic()
     hub.agents().decide(["cut"], AgentState.REVOKED, TESTS)
-    assert (await poll).status_code == 401
+    began = time.monotonic()
+    assert (await poll).status_code == 403
     assert time.monotonic() - began < 1
-    assert (await agent.post()).status_code == 401
+    again = await agent.post()
+    assert (again.status_code, again.json()) == (403, {"error": "this agent was revoked", "state": "revoked"}), "it need not ask again"
 
 
 async def test_a_name_belongs_to_one_machine_until_it_is_revoked_and_passes_nothing_on(hub: Hub, client: httpx.AsyncClient) -> None:
@@ -90,7 +131,7 @@ async def test_a_name_belongs_to_one_machine_until_it_is_revoked_and_passes_noth
 
 async def shut_out(agent: SmallAgent) -> None:
     async with asyncio.timeout(5):
-        while (await agent.post()).status_code != 401:
+        while (await agent.post()).status_code != 403:
             await asyncio.sleep(0.05)
 
 

@@ -3,6 +3,7 @@
 It was told to listen beyond loopback; the socket that it was given is on loopback all the same.
 """
 
+import json
 import socket
 import ssl
 import uuid
@@ -19,6 +20,7 @@ from models.values import Attempt, Command, Result
 from tests.executors.sinks import Collector
 from tests.servers.certificates import Issuer
 from tests.servers.hub import TESTS, Hub, RealAgent, run_agent, run_hub
+from tests.until import until
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,26 @@ def test_a_hub_with_another_fingerprint_never_gets_the_token(hub: Hub, tmp_path:
     assert (refused.returncode, hub.fingerprint in refused.stderr.decode()) == (1, True)
     assert agent.try_to_join(hub.url, token).returncode == 1, "nobody vouches for it"
     agent.join(hub.url, token, "--fingerprint", hub.fingerprint)
+
+
+def test_turning_tls_on_cuts_off_who_joined_by_http_which_is_said_and_mended_on_the_host(tmp_path: Path) -> None:
+    with run_hub(tmp_path / "plain") as hub, run_agent(hub, tmp_path) as agent:
+        until(lambda: standing(agent) == ("approved", ""), 20)
+        hub.stop()
+        hub.settings["FLEETFLOW_HUB_TLS"] = "on"
+        hub.start()
+        assert "agents that joined by http:// are cut off, since this hub speaks https now" in hub.log
+        until(lambda: "speaks TLS now, and not http" in standing(agent)[1], 40)
+        agent.join(hub.url, hub.token(), "--fingerprint", hub.fingerprint, "--replace")
+        until(lambda: standing(agent) == ("approved", ""), 40, "the agent, which has not been started anew")
+
+
+def standing(agent: RealAgent) -> tuple[str, str]:
+    try:
+        told = json.loads((agent.folder / "standing").read_text())
+    except FileNotFoundError:
+        return "", ""
+    return told["state"], told["trouble"]
 
 
 def test_what_is_no_tls_or_an_old_one_does_no_harm(hub: Hub) -> None:

@@ -65,8 +65,7 @@ def run_sshd(folder: Path, options: Sequence[str] = (), environ: dict[str, str] 
     keys = {kind: make_key(folder / f"host_{kind}", kind) for kind in _KINDS}
     identity = make_key(folder / "id_ed25519", "ed25519")
     (folder / "authorized_keys").write_text(identity.with_name(identity.name + ".pub").read_text())
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     given = {option.split()[0] for option in options}  # of some keywords sshd takes the first line, of others the last
     usual = [line for line in _configuration(folder, port, keys) if line.split()[0] not in given]
     (folder / "sshd_config").write_text("\n".join([*options, *usual]) + "\n")
@@ -83,6 +82,13 @@ def run_sshd(folder: Path, options: Sequence[str] = (), environ: dict[str, str] 
         yield server
     finally:
         end_tree(process)
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _configuration(folder: Path, port: int, keys: dict[str, Path]) -> list[str]:
@@ -121,13 +127,19 @@ def wait_for_banner(server: Sshd) -> None:
     """Return once the server greets; raises with its log when it does not within 10 s."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and server.process.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
-                if connection.recv(4) == b"SSH-":
-                    return
-        except OSError:
-            time.sleep(0.01)
+        if greets(server.port):
+            return
+        time.sleep(0.01)
     raise RuntimeError(f"the SSH server did not start:\n{server.log}")
+
+
+def greets(port: int) -> bool:
+    """Whether an SSH server says at this port that it is one."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
 
 
 def _children(pid: int) -> list[int]:

@@ -50,6 +50,7 @@ class Hub:
         self.told: dict[str, Told] = {}
         self.orders: list[Message] = []  # what is said in the next answers
         self.syncs: list[Message] = []
+        self.patience: list[str] = []  # of each sync: how long its answer may be held before the agent is approved
         self.known: list[list[Message]] = []
         self.is_slow = False
         self.keeps = False
@@ -95,10 +96,11 @@ class Hub:
             return 403, {"error": "the token is unknown"}
         return 200, {"agent": AGENT, "credential": self.credential, "state": "approved", "generation": 1}
 
-    def sync(self, message: Message, token: str, lives: Callable[[], bool]) -> tuple[int, Message] | None:
+    def sync(self, message: Message, token: str, lives: Callable[[], bool], patience: str = "") -> tuple[int, Message] | None:
         """The answer; None when it is to get lost."""
         with self.changed:
             self.syncs.append(message)
+            self.patience.append(patience)
             if token != f"Bearer {AGENT}.{self.credential}":
                 return 401, {"error": "unknown or revoked", "retry": 0.2}
             if self.error:
@@ -189,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/agent/v1/join":
             answer: tuple[int, Message] | None = self.hub.join(body)
         else:
-            answer = self.hub.sync(body, self.headers["Authorization"], self._lives)
+            answer = self.hub.sync(body, self.headers["Authorization"], self._lives, self.headers["Prefer"] or "")
         if answer is None or self.hub.is_closing:
             self.close_connection = True
             return

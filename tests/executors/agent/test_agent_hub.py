@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import ssl
 import stat
 import threading
@@ -115,6 +116,20 @@ def test_tls_holds_to_the_fingerprint_before_anything_is_sent(hub: Hub, tmp_path
             agent.end()
 
 
+def test_http_where_there_is_tls_and_the_reverse_is_said_with_what_to_do(hub: Hub, tmp_path: Path) -> None:
+    wrap, _ = _certificate(tmp_path)
+    anew = "`fleetflow hub` shows the hub's address, and `join --replace` enrols this host there\n"
+    for wrapped, scheme, said in ((wrap, "http", "speaks TLS now, and not http"), (None, "https", "does not speak TLS, as https does")):
+        with serve(hub, wrap=wrapped) as url:
+            done = Agent(tmp_path / scheme, hub, f"{scheme}://{url.partition('://')[2]}").join()
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"fleetflow-agent: the hub cannot be reached: {url.partition('://')[2]} {said}; {anew}",
+        )
+    with serve(hub, wrap=wrap) as url:
+        assert "with --fingerprint its SHA-256 is all that counts" in Agent(tmp_path / "untrusted", hub, url).join().stderr
+
+
 def test_heartbeats_bring_telemetry_and_the_first_one_facts(host: Agent) -> None:
     host.start()
     until(lambda: len(host.hub.syncs) >= 2)
@@ -149,7 +164,7 @@ def _ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def test_a_revoked_agent_says_so_and_asks_seldom(host: Agent) -> None:
+def test_an_agent_that_its_hub_does_not_know_says_so_and_asks_again(host: Agent) -> None:
     host.start()
     until(lambda: host.hub.known)
     host.hub.credential = "d" * 64
@@ -159,10 +174,43 @@ def test_a_revoked_agent_says_so_and_asks_seldom(host: Agent) -> None:
     until(lambda: len(host.hub.known) == 2)
 
 
-def test_a_pending_agent_waits_and_a_refused_one_stops(host: Agent) -> None:
-    host.hub.error = (403, {"error": "pending", "retry": 0.1})
+def test_a_revoked_agent_ends_and_can_be_started_when_it_has_joined_anew(host: Agent) -> None:
+    host.hub.error = (403, {"error": "this agent was revoked", "state": "revoked"})
     host.start()
-    until(lambda: len(host.hub.syncs) >= 2)
+    assert host.process
+    assert host.process.wait(20) == 3
+    assert "stopped, since the hub refuses this agent for good" in host.words
+    said = host.verb("status", "--state", str(host.state))
+    assert (said.returncode, said.stdout.splitlines()[1].partition(";")[0]) == (1, "revoked: `join --replace` enrols this host anew")
+    host.hub.error = None
+    assert host.join("--replace").returncode == 0
+    host.start()
+    until(lambda: host.hub.known, 20)
+
+
+def test_a_service_goes_on_as_the_agent_that_its_host_has_become(host: Agent, tmp_path: Path) -> None:
+    attempt = host.start().hub.command(f"echo; until [ -e {tmp_path}/go ]; do sleep 0.05; done")
+    until(lambda: host.hub[attempt].stdout)
+    host.hub.error = (403, {"error": "this agent was revoked", "state": "revoked"})  # its hub hears of the join first
+    host.hub.order()
+    until(lambda: "this agent was revoked" in host.words)
+    host.hub.credential, host.hub.error = "e" * 64, None
+    assert host.join("--replace").returncode == 0
+    until(lambda: len(host.hub.known) == 2, 20)
+    assert host.hub.known[1] == [{"id": attempt, "state": "running"}]
+    (tmp_path / "go").touch()
+    host.hub.wait_for(attempt, "done")
+    assert host.process
+    assert host.process.poll() is None
+
+
+def test_a_pending_agent_lets_its_hub_hold_its_calls_and_a_refused_one_stops(host: Agent) -> None:
+    host.hub.error = (403, {"error": "pending", "state": "pending", "retry": 0.1})
+    host.start()
+    until(lambda: len(host.hub.syncs) >= 3)
+    assert host.hub.patience[:3] == ["", "wait=30", "wait=30"], "first it is told that it waits"
+    said = host.verb("status", "--state", str(host.state))
+    assert said.stdout.splitlines()[1].startswith("pending: it gets no commands before `fleetflow agent approve web1`")
     host.hub.error = (403, {"error": "refused"})
     assert host.process
     assert host.process.wait(10) == 3
@@ -178,7 +226,7 @@ class RenewingHub(Hub):
         self.has_report = threading.Event()
         self.is_renewed = threading.Event()
 
-    def sync(self, message: Message, token: str, lives: Callable[[], bool]) -> tuple[int, Message] | None:
+    def sync(self, message: Message, token: str, lives: Callable[[], bool], patience: str = "") -> tuple[int, Message] | None:
         old = token == f"Bearer {AGENT}.{CREDENTIAL}"
         if old and "wait" not in message:
             self.has_report.set()
@@ -189,7 +237,7 @@ class RenewingHub(Hub):
             return 200, {"v": 1, "poll": 0, "taken": message["next"]}
         if not old:
             self.is_renewed.set()
-        return super().sync(message, token, lives)
+        return super().sync(message, token, lives, patience)
 
 
 def test_a_report_that_was_under_way_with_the_old_credential_is_said_again_at_once(tmp_path: Path) -> None:
@@ -220,7 +268,12 @@ def test_two_agents_never_share_a_folder(host: Agent) -> None:
     host.start()
     until(lambda: host.hub.known)
     other = host.verb("run", "--state", str(host.state))
-    assert (other.returncode, f"another agent uses {host.state}" in other.stderr) == (2, True)
+    assert (other.returncode, other.stderr) == (
+        2,
+        f"fleetflow-agent: the service of {host.state} runs already, as process {host.pid}; `stop` ends it\n",
+    )
+    again = host.verb("start", "--state", str(host.state))
+    assert (again.returncode, again.stdout) == (0, f"it runs already, as process {host.pid}\n")
 
 
 def test_who_leaves_ends_the_service_and_its_commands_and_keeps_nothing(host: Agent, tmp_path: Path) -> None:
@@ -240,19 +293,33 @@ def test_what_does_not_start_says_why(tmp_path: Path) -> None:
     host = Agent(tmp_path / "state", Hub(), "")
     for _ in range(2):
         done = host.verb("start", "--state", str(host.state))
-        assert (done.returncode, "it does not start: fleetflow-agent: this host is not enrolled" in done.stderr) == (2, True)
+        assert (done.returncode, done.stderr.startswith("fleetflow-agent: it does not start: this host is not enrolled")) == (2, True)
     assert host.verb("stop", "--state", str(host.state)).returncode == 0
 
 
-def test_status_says_what_it_holds(host: Agent, tmp_path: Path) -> None:
+def test_status_says_how_it_stands_with_its_hub_and_what_it_holds(host: Agent, tmp_path: Path) -> None:
+    def status() -> tuple[int, list[str]]:
+        said = host.verb("status", "--state", str(host.state))
+        return said.returncode, [re.sub(r"\b\d+ s\b", "N s", line) for line in said.stdout.splitlines()]
+
+    off = "the service does not run, and nothing is told: `start` starts it, or its unit of systemd (version 0.1.0)"
+    who = f"web1 ({AGENT}) at {host.url}"
+    assert status() == (1, [who, "the hub has not answered yet", off, "0 running, 0 held, 0 ended that the hub has not acknowledged"])
     host.hub.keeps = True
     host.start()
     done = host.hub.command("exit 3")
     host.hub.wait_for(done, "done")
     running = host.hub.command(f"echo; until [ -e {tmp_path}/go ]; do sleep 0.05; done")
     until(lambda: host.hub[running].stdout)
-    lines = host.verb("status", "--state", str(host.state)).stdout.splitlines()
-    assert lines == [f"web1 ({AGENT}) at {host.url}", f"{done} ended: exit 3", f"{running} running"]
+    on = f"the service runs, as process {host.pid}, version 0.1.0"
+    held = ["1 running, 0 held, 1 ended that the hub has not acknowledged", f"{done} ended: exit 3, N s ago", f"{running} running for N s"]
+    assert status() == (0, [who, "approved; the hub answered N s ago", on, *held])
+    with host.hub.changed:
+        host.hub.is_away = True
+        host.hub.changed.notify_all()
+    until(lambda: "cannot be reached" in status()[1][1], 20)
+    assert status()[1][1].startswith("approved; the hub answered N s ago; the hub cannot be reached: no answer: ")
+    host.hub.is_away = False
     (tmp_path / "go").touch()
     host.hub.wait_for(running, "done")
 

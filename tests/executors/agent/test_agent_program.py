@@ -54,7 +54,7 @@ def test_it_can_be_copied_and_run_alone(tmp_path: Path) -> None:
 def test_systemd_takes_its_unit(tmp_path: Path) -> None:
     state = tmp_path / "it's 100% $HOME"
     made = subprocess.run([sys.executable, str(PROGRAM), "unit", "--state", str(state)], capture_output=True, text=True, check=True).stdout
-    assert f'run --state "{tmp_path}/it\'s 100%% $$HOME"\n' in made
+    assert f'run --state "{tmp_path}/it\'s 100%% $$HOME" --scopes\n' in made
     unit = tmp_path / "fleetflow-agent.service"
 
     def verify(text: str) -> tuple[int, str]:
@@ -116,11 +116,12 @@ def test_root_gets_a_service_of_systemd_and_remove_takes_all_of_it_away(tmp_path
     assert (first, second, removed) == ("systemd looks after it", "systemd looks after it", "removed"), done.stderr
     assert json.loads(told) == json.loads(again), "a second install keeps who it is"
     assert next(line for line in unit if "ExecStart" in line).endswith(
-        '"/usr/local/lib/fleetflow-agent.py" run --state "/var/lib/fleetflow-agent"'
+        '"/usr/local/lib/fleetflow-agent.py" run --state "/var/lib/fleetflow-agent" --scopes'
     )
     assert "is that of another agent, which lies elsewhere" in done.stderr
     begin = ["daemon-reload", "enable --quiet fleetflow-agent", "start fleetflow-agent"]
     end = ["disable --quiet --now fleetflow-agent", "daemon-reload"]
+    end += ["list-units --plain --no-legend fleetflow-*.scope", "stop system-fleetflow.slice"]
     assert (tmp_path / "calls").read_text().splitlines() == [*begin, "stop fleetflow-agent", *begin, *end]
 
 
