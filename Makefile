@@ -35,7 +35,7 @@ bench: setup
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r profiling/peers.lock
 	.venv/bin/python profiling/bench.py $(ARGS)
 
-# Kills and cuts all that can be, for hours; ARGS="--rounds 10 --workers 10 --points 20 --cut 10" is a short one (--help lists them).
+# Kills and cuts all that can be, for most of an hour; ARGS="--rounds 10 --workers 10 --agents 1 --points 20 --cut 10" is a short one.
 chaos: setup
 	@sh tests/programs.sh $(TEST_PROGRAMS)
 	.venv/bin/python profiling/chaos.py $(ARGS)

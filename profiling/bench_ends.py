@@ -5,16 +5,18 @@ Each round's hosts say what has really happened; a round in which something does
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
 from side_by_side import Row, show
 
 from tests.dying import death_of_a_worker
-from tests.servers.sshd import run_sshd
+from tests.servers.sshd import at_home, run_sshd
 from tests.stacks import Stack, marked, new_word, run_stack
 from tests.until import until
 
@@ -22,16 +24,13 @@ DEATHS = 30
 DYING = 50  # hosts
 CANCELS = 50
 CANCELED = 20  # hosts
+STACKS = 3
 
 
-def _deaths(stack: Stack, folder: Path, rounds: int) -> list[float]:
-    chance = random.Random(rounds)  # noqa: S311 - moments
-    took = []
-    for number in range(rounds):
-        death = death_of_a_worker(stack, folder / f"death-{number}", DYING, chance.uniform(0, 2))
-        assert not death.found, death.found
-        took.append(death.took)
-    return took
+def _death(stack: Stack, folder: Path, after: float) -> float:
+    death = death_of_a_worker(stack, folder, DYING, after)
+    assert not death.found, death.found
+    return death.took
 
 
 def _cancel(stack: Stack) -> float:
@@ -56,12 +55,32 @@ def _percentile(values: Sequence[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
 
+def _all(stacks: Sequence[Stack], folder: Path, deaths: int, cancels: int) -> tuple[list[float], list[float]]:
+    """Deaths on one stack after the other, and cancels in between: a worker has lived for a while when it dies, as others do.
+
+    One that dies again soon after its start is started later and later, so that what is broken does not keep a machine busy.
+    """
+    chance = random.Random(deaths)  # noqa: S311 - moments
+    verdicts: list[float] = []
+    ended: list[float] = []
+    for number in range(max(deaths, 1)):
+        stack = stacks[number % len(stacks)]
+        while len(ended) < cancels * (number + 1) // max(deaths, 1):
+            ended.append(_cancel(stack))
+        if number < deaths:
+            verdicts.append(_death(stack, folder / f"death-{number}", chance.uniform(0, 2)))
+        if number % 5 == 4:  # a sign of life now and then
+            worst = f"up to {max(verdicts):.1f} s; {len(ended)} cancels, up to {max(ended, default=0):.1f} s"
+            print(f"  {number + 1} deaths, {worst}", file=sys.stderr, flush=True)
+    return verdicts, ended
+
+
 def measure(deaths: int = DEATHS, cancels: int = CANCELS) -> list[Row]:
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         folder = Path(name)
-        with run_sshd(folder / "sshd") as sshd, run_stack(folder / "home", sshd) as stack:
-            ended = [_cancel(stack) for _ in range(cancels)]
-            verdicts = _deaths(stack, folder, deaths)
+        sshd = ends.enter_context(run_sshd(folder / "sshd", at_home(folder / "user")))
+        stacks = [ends.enter_context(run_stack(folder / f"home-{number}", sshd)) for number in range(STACKS)]
+        verdicts, ended = _all(stacks, folder, deaths, cancels)
     return [
         _row(f"cancel on {CANCELED} hosts to the last process gone, p50 of {cancels}", median(ended), 5),
         _row("  the same, p99", _percentile(ended, 0.99), 5),

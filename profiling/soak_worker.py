@@ -31,6 +31,7 @@ def _rests(worker: Worker, runs: int) -> list[tuple[float, int]]:
         until(lambda waiting=waiting: _have_ended(worker, waiting), 300, "the runs to end", every=0.5)  # type: ignore[misc]  # mypy cannot infer a default
         time.sleep(_REST)
         found.append((time.time() - _REST / 2, _resident(worker)))
+        print(f"  {len(found) * EVERY} of {runs} flow runs, {found[-1][1] / 1e6:.1f} MB resident", file=sys.stderr, flush=True)
     return found
 
 

@@ -12,7 +12,10 @@ from tests.servers.sshd import Sshd, run_sshd
 # Files that take a minute or more go first, so that none of them is what everybody waits for at the end.
 _LONG = ("test_leak_tasks.py", "stack", "test_soak_hub.py", "prefect", "test_stack.py", "test_leaks.py")
 # Files without a server of their own, whose tests mostly wait: each goes to whoever is free.
-_ALONE = ("test_durable.py", "test_durable_ends.py", "test_durable_spool.py", "test_lifeline.py", "test_local.py", "test_unreachable.py")
+_ALONE = (
+    "test_durable.py", "test_durable_ends.py", "test_durable_spool.py", "test_lifeline.py", "test_local.py", "test_silent_cut.py",
+    "test_unreachable.py",
+)  # fmt: skip
 
 
 def pytest_configure() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +66,11 @@ class Stack:
         state = read_state(self.home)
         assert state is not None
         return state
+
+    def kill_worker(self, task: Task) -> None:
+        """`kill -9` of the one worker, whoever's the task is; the stack starts the next one."""
+        del task
+        os.kill(self.state.children["worker"].pid, signal.SIGKILL)
 
     def store(self) -> Store:
         return Store.open(self.environ.get("FLEETFLOW_DATABASE_URL", f"sqlite:///{self.home / 'fleetflow.db'}"))

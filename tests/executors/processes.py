@@ -1,5 +1,6 @@
-"""Looks for processes in /proc."""
+"""Looks for processes in /proc. Tests look often, at all processes of the machine: plain calls, which cost a fifth of Path's."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def marked(attempt: Attempt) -> list[int]:
 
 def members(group: int) -> list[int]:
     """The processes of a group that are not zombies."""
-    return [pid for pid in _pids() if _stat(pid)[2:3] == [str(group)] and is_alive(pid)]
+    return [pid for pid in _pids() if _group(pid) == group and is_alive(pid)]
 
 
 def children(parent: int) -> list[int]:
@@ -41,17 +42,23 @@ def describe(pid: int) -> str:
 
 
 def _pids() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - as said above
+
+
+def _group(pid: int) -> int:
+    with suppress(OSError):
+        return os.getpgid(pid)
+    return -1
 
 
 def _environ(pid: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes()
+    with suppress(OSError), open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123 - as said above
+        return file.readall()
     return b""
 
 
 def _stat(pid: int) -> list[str]:
     """The fields of proc(5) from the state letter on."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+    with suppress(OSError), open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - as said above
+        return file.readall().decode(errors="replace").rpartition(") ")[2].split()
     return [""]

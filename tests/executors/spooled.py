@@ -24,7 +24,7 @@ class Spooled:
     def __init__(self, shell: str, folder: Path) -> None:
         self.shell = shell
         self.home = folder / "home"
-        self.home.mkdir()
+        self.home.mkdir(parents=True)
         self.sh, self.path = _shell(shell, folder)
         self._made: list[Wrapped] = []
 
@@ -89,7 +89,9 @@ class Spooled:
 
     def left(self) -> list[int]:
         """The processes of all sessions, the commands' and the wrappers'."""
-        return [pid for made in self._made for pid in {*marked(made.attempt), *members(made.pid)}]
+        attempts = {made.attempt.id: made.attempt for made in self._made}  # several sessions may ask of one
+        ours = [pid for attempt in attempts.values() for pid in marked(attempt)]
+        return list({*ours, *(pid for made in self._made for pid in members(made.pid))})
 
     def nothing_left(self, seconds: float = 5) -> None:
         """See that all sessions end, and that nothing of them goes on."""

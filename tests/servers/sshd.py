@@ -91,6 +91,12 @@ def free_port() -> int:
     return port
 
 
+def at_home(home: Path) -> list[str]:
+    """Options for a server whose sessions have a home of their own, not the account's, in which others may have kept much."""
+    home.mkdir(parents=True, exist_ok=True)
+    return [f"SetEnv SHLVL=1 HOME={home}"]
+
+
 def _configuration(folder: Path, port: int, keys: dict[str, Path]) -> list[str]:
     return [
         f"Port {port}",

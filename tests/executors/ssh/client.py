@@ -1,11 +1,14 @@
-"""A client for chaos tests, in a process of its own that may be killed: runs one task on a fleet, or recovers what is left of it.
+"""Clients for chaos tests, each a process that may be killed: it runs one task on a fleet, or recovers what is left of it.
 
-Called as `python -m tests.executors.ssh.client SSHD_FOLDER PORT FOLDER HOSTS`; says "done" when the task has ended.
+Called as `python -m tests.executors.ssh.client SSHD_FOLDER PORT`. Each line `HOSTS FOLDER` that it reads makes a client, a fork of a
+process that has imported everything already; it says the client's process id, and its exit code once it has ended.
 """
 
 import asyncio
+import os
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,8 +113,27 @@ def _running(store: Store) -> list[tuple[Claim, dict[Stream, int]]]:
     ]
 
 
+def _work(sshd: Sshd, folder: Path, hosts: int) -> int:
+    """What a fork does; returns its exit code."""
+    try:
+        asyncio.run(_Client(sshd, folder, sshd.fleet(hosts)).work())
+    except BaseException:  # nothing may get out: below are the loop and the output of the process that forked us
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _serve(folder: Path, port: int) -> None:
+    for number, line in enumerate(sys.stdin):
+        hosts, _, here = line.rstrip("\n").partition(" ")
+        client = os.fork()
+        if not client:
+            made = [folder] * (1000 + number)  # a number that names no configuration of anybody else
+            sshd = Sshd(folder, port, None, {}, folder / "id_ed25519", made)  # type: ignore[arg-type]  # it runs elsewhere
+            os._exit(_work(sshd, Path(here), int(hosts)))
+        print(client, flush=True)  # noqa: T201 - for whoever started us
+        print(os.waitstatus_to_exitcode(os.waitpid(client, 0)[1]), flush=True)  # noqa: T201 - likewise
+
+
 if __name__ == "__main__":
-    folder, port, here, count = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    server = Sshd(folder, port, None, {}, folder / "id_ed25519", made=[here] * (1000 + count))  # type: ignore[arg-type]  # it runs elsewhere
-    asyncio.run(_Client(server, here, server.fleet(count)).work())
-    print("done")  # noqa: T201 - for whoever started us
+    _serve(Path(sys.argv[1]), int(sys.argv[2]))

@@ -10,7 +10,7 @@ import pytest
 
 from executors.ssh.executor import Ssh
 from models.values import Attempt, Command, OnDisconnect, Result
-from tests.executors.ssh.killing import round_of
+from tests.executors.ssh.killing import round_of, run_clients
 from tests.executors.ssh.running import Recorded
 from tests.servers.relay import Relay, run_relay
 from tests.servers.sshd import Sshd
@@ -46,7 +46,8 @@ async def test_output_is_exact_after_connections_that_were_reset(sshd: Sshd, rel
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_client_that_is_killed_loses_nothing_and_starts_nothing_twice(sshd: Sshd, tmp_path: Path, seed: int) -> None:
-    states, _, found = round_of(sshd, tmp_path / "round", 10, random.Random(seed), most=1)  # noqa: S311 - moments
+    with run_clients(sshd) as clients:
+        states, _, found = round_of(clients, tmp_path / "round", 10, random.Random(seed), most=1)  # noqa: S311 - moments
     assert not found
     assert sum(states.values()) == 10
     assert not states["lost"]
