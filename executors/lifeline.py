@@ -14,6 +14,10 @@ payload: `reply`.
 So output is exact and complete at the end mark (what a noisy profile printed before, and what a child left behind prints
 after, is not the command's), and the death of the wrapper without an end mark, after our EOF, proves that the tree is gone.
 
+Runs over one connection may share a clock for the silence: `Session.share_clock`. A session that says `server PID` before it is ready
+stays after its end mark, and ends that process, the connection's server, when no beat comes to it any more. Those that lean on it
+trust their lifeline's end alone, until they are told that they are `ALONE`.
+
 A mark is RS, a nonce that the command cannot know, a word and a newline. Nothing but `REMOTE_LINE` is ever in an argument list,
 with sudo its own call, and with a script file its arguments.
 """
@@ -24,7 +28,7 @@ import secrets
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property, partial
 from importlib import resources
 
 from executors import script
@@ -36,6 +40,7 @@ REMOTE_LINE = f"exec /bin/sh -c '{READ_A_LINE}'"
 LOCAL_ARGV = ("/bin/sh", "-c", READ_A_LINE)
 GO = b"go\n"
 BEAT = b"\n"
+ALONE = b"alone\n"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _OURS = ("FLEETFLOW_ATTEMPT", "FLEETFLOW_SCRIPT", "ff_")
@@ -96,7 +101,7 @@ class Session:
         self.outlives_shell = wrapper.outlives
         mark = b"\x1e" + nonce.encode()
         self._stdout, self._stderr = (_Reader(mark, wrapper.offsets.get(stream, 0)) for stream in Stream)
-        values = {
+        self._values = {
             "ff_nonce": nonce,
             "ff_marker": f"FLEETFLOW_ATTEMPT={attempt.id}",
             "ff_sh": sh,
@@ -104,12 +109,32 @@ class Session:
             "ff_grace": f"{grace:g}",
             "ff_whole_grace": str(math.ceil(grace)),
             "ff_beat": str(math.ceil(beat_timeout)),
+            "ff_stays": "",
+            "ff_leans": "",
             **wrapper.values,
         }
         check_environment(command, env)
-        payload = _payload(sh, values, {**env, "FLEETFLOW_ATTEMPT": str(attempt.id)}, command, wrapper)
-        self._sudo = Sudo(command.become, password, payload, sh=sh) if command.become is not None else None
-        self.payload = self._sudo.opening if self._sudo else payload
+        self._build = partial(_payload, sh, self._values, {**env, "FLEETFLOW_ATTEMPT": str(attempt.id)}, command, wrapper)
+        self._sudo = Sudo(command.become, password, self._build(), sh=sh) if command.become is not None else None
+
+    @cached_property
+    def payload(self) -> bytes:
+        """What is sent first."""
+        return self._sudo.opening if self._sudo else self._build()
+
+    @property
+    def can_share_clock(self) -> bool:
+        """Behind sudo the wrapper is another user's, and what outlives its session has a clock of its own."""
+        return self._sudo is None and not self.outlives_shell
+
+    def share_clock(self, *, server: int | None) -> None:
+        """Before the payload is sent: lean on the session that has said `server`; with None, offer to stay for others to lean on."""
+        self._values |= {"ff_stays": "1"} if server is None else {"ff_leans": str(server)}
+
+    @property
+    def server(self) -> int | None:
+        """The process id that the session ends in silence once its own run is over; None: the session ends with the run."""
+        return self._stdout.server
 
     @property
     def step(self) -> str:
@@ -180,6 +205,7 @@ class _Reader:
         self.offset = offset  # of the next byte of output
         self.word = ""  # of the last mark: "ready", "refused REASON", "exit CODE" and the like
         self.noise = b""
+        self.server: int | None = None
 
     @property
     def is_over(self) -> bool:
@@ -199,6 +225,9 @@ class _Reader:
             data = rest
 
     def _heed(self, word: str) -> Iterator[int]:
+        if word.startswith("server "):
+            self.server = int(word.removeprefix("server "))
+            return
         if not word.startswith("at "):
             self.word = word
             return

@@ -6,6 +6,10 @@
 #   reader    reads the lifeline for the watcher, where the shell cannot do both
 #   command   a sh of its own
 #
+# Where it takes a reader and a sleep to notice silence, one session's clock serves all of its connection. The watcher of a run that
+# has ended by itself may stay, as the *warden* (ff_stays): should no beat come to it any more, it ends the connection, and with
+# that the lifelines of all. A run that leans on a warden (ff_leans) has a watcher that only waits for the lifeline's end.
+#
 # Names begin with ff_, so that no variable of the login's environment is overwritten.
 
 ff_say() {
@@ -78,16 +82,63 @@ ff_end() {
   kill -KILL -$$
 }
 
-# Where `read` can wait with a limit (bash, busybox, ksh; not dash), the watcher needs nobody else.
-ff_watch() {
+# Whether `read` can wait with a limit (in bash, busybox, ksh; not in dash): then the watcher needs nobody else.
+ff_can_wait() {
   read -t 1 ff_line </dev/null
-  if [ $? = 1 ]; then
-    while read -r -t "$ff_beat" ff_line <&3; do :; done
-  else
-    ff_watch_with_sleep
+  [ $? = 1 ]
+}
+
+ff_watch() {
+  [ -z "$ff_stays" ] || cd / # not to keep anybody's folder in use
+  if [ -z "$ff_leans" ] || ff_lean; then
+    if ff_can_wait; then
+      while read -r -t "$ff_beat" ff_line <&3; do :; done
+    else
+      ff_watch_with_sleep
+    fi
   fi
   trap '' VTALRM PROF URG
-  ff_end
+  if [ "$ff_stays" ]; then ff_judge_all; else ff_end; fi
+}
+
+# Waits for the lifeline's end; fails then. Succeeds when the warden is gone, and the run needs a clock of its own.
+ff_lean() {
+  trap '' PROF
+  while read -r ff_line <&3; do [ "$ff_line" != alone ] || return 0; done
+  return 1
+}
+
+# Whether the parent is the server of this one connection, and ours to end. OpenSSH says so in its title, "sshd: USER@notty"; what else
+# may be there (the program of a ForceCommand, a server that is one process for all connections) says something else.
+ff_is_served_alone() {
+  ff_line=
+  read -r ff_line <"/proc/$PPID/cmdline"
+  case $ff_line in *"[listener]"*) return 1 ;; "sshd: "*@* | "sshd-session: "*@*) kill -0 "$PPID" ;; *) return 1 ;; esac
+}
+
+# Offers to stay, where that would save something, and ff_judge_all can see what it must (not a program that its user may not read).
+ff_apply() {
+  if ! ff_can_wait && [ -r "$ff_sh" ] && [ -e "/proc/$$/fd/3" ] && ff_is_served_alone; then
+    printf '\036%sserver %s\n' "$ff_nonce" "$PPID"
+  else
+    ff_stays=
+  fi
+}
+
+# The watcher of a run that may have become the warden: main has closed its end of the lifeline before it told the end of the command,
+# and must not do so once this has looked. When the lifeline itself has ended, there is nothing left to be done.
+ff_judge_all() {
+  kill -STOP $$
+  [ -e "/proc/$$/fd/1" ] && [ ! -e "/proc/$$/fd/3" ] || ff_end
+  kill -CONT $$
+  [ "$ff_over" = silent ] || exit
+  kill -9 "$ff_reader"
+  if ff_is_served_alone; then
+    kill -TERM "$PPID"
+    sleep 1
+    ! ff_is_served_alone || kill -KILL "$PPID"
+  fi
+  exit
 }
 
 # Signals tell this one: VTALRM "it is over, go", PROF "a beat came", URG "the lifeline has ended". It waits in `wait`, where
@@ -95,7 +146,7 @@ ff_watch() {
 ff_watch_with_sleep() {
   trap 'kill -9 $ff_reader $!; wait; exit' VTALRM
   trap 'kill -9 $ff_sleep' PROF
-  trap 'ff_over=1; kill -9 $ff_sleep' URG
+  trap 'ff_over=ended; kill -9 $ff_sleep' URG
   [ -r /proc/self/stat ] || ff_watcher=$(exec "$ff_sh" -c 'echo $PPID')
   ff_read <&3 3<&- &
   ff_reader=$!
@@ -104,7 +155,7 @@ ff_watch_with_sleep() {
     sleep "$ff_beat" &
     ff_sleep=$!
     [ "$ff_over" ] || wait "$ff_sleep"
-    if [ $? -gt 128 ]; then wait "$ff_sleep"; else ff_over=1; fi
+    if [ $? -gt 128 ]; then wait "$ff_sleep"; else ff_over=${ff_over:-silent}; fi
   done
 }
 
@@ -137,10 +188,12 @@ ff_main() {
   ff_line= ff_watcher= ff_over= ff_sleep= ff_reader=
   [ -z "$ff_cwd" ] || CDPATH= cd -- "$ff_cwd" >&2 || ff_refuse cwd
   ff_prepare
+  [ "$ff_leans" = "$PPID" ] || ff_leans=
+  [ -z "$ff_stays" ] || ff_apply
   ff_say ready
   # Beats may come before the start.
   until [ "$ff_line" = go ]; do read -r ff_line <&3 && [ -z "${ff_line#go}" ] || exit 1; done
-  ff_watch 4>&- >&2 &
+  ff_watch 4>&- 6<&- 7<&- >&2 &
   ff_job=$!
   ff_on_signals :
   # In the foreground: in the background the command would start with INT and QUIT ignored.
@@ -148,8 +201,20 @@ ff_main() {
   ff_code=$?
   ff_on_signals ''
   # Before the end is told: the client may hang up at once, and that must not end what the command left behind on purpose.
-  kill -VTALRM "$ff_job"
-  wait "$ff_job"
+  if [ "$ff_stays" ]; then
+    exec 3<&-
+  else
+    kill -VTALRM "$ff_job"
+    wait "$ff_job"
+  fi
   ff_say "exit $ff_code"
+  [ -z "$ff_stays" ] || ff_stay
   exit "$ff_code"
+}
+
+# Nothing of the run is kept but the session, for as long as its watcher is the warden.
+ff_stay() {
+  exec 6<&- 7<&-
+  cd /
+  wait "$ff_job"
 }

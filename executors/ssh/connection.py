@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import paramiko
 
+from executors.ssh.clock import Clock
 from executors.ssh.route import Route
 from executors.ssh.transport import Transport
 
@@ -39,6 +40,7 @@ class Connection:
         self.was_cut = False
         self.idle_since = time.monotonic()
         self.beats: set[Callable[[], None]] = set()
+        self.clock = Clock()
         self.probe_seconds: float = route.probe_seconds or PROBE_SECONDS
         self.probes = route.probes or PROBES
         self._unanswered = 0
@@ -59,7 +61,7 @@ class Connection:
 
     @property
     def has_room(self) -> bool:
-        return self.is_open and self.sessions < self.limit
+        return self.is_open and self.sessions + self.clock.sessions < self.limit
 
     @property
     def why_closed(self) -> str:
@@ -87,7 +89,7 @@ class Connection:
         """Beat for all runs on this connection and ask for a sign of life when it is time; never waits for a busy socket."""
         if self.transport.is_active():
             self._probe(time.monotonic())
-            for beat in tuple(self.beats):
+            for beat in (*self.beats, self.clock.pulse):
                 if self.transport.can_send():
                     beat()
 

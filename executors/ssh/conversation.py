@@ -8,8 +8,10 @@ from enum import Enum, auto
 
 import paramiko
 
-from executors.lifeline import BEAT, GO, REMOTE_LINE, Session
+from executors.lifeline import ALONE, BEAT, GO, REMOTE_LINE, Session
 from executors.protocol import Sink
+from executors.ssh.bells import EndBell, Ring
+from executors.ssh.clock import Warden
 from executors.ssh.connection import Connection
 from models.values import Stream
 
@@ -35,17 +37,23 @@ class Conversation:
     def __init__(self, connection: Connection, channel: paramiko.Channel, session: Session, sink: Sink) -> None:
         self._transport = connection.transport
         self._beats = connection.beats
+        self._clock = connection.clock
         self._channel = channel
         self._session = session
         self._sink = sink
-        self._outgoing = memoryview(session.payload)
+        self._outgoing = memoryview(b"")
         self._bell = threading.Event()
+        self._end = EndBell(self._bell.set)
         self._abandoned = False
+        self._has_hung_up = False
+        self._has_started = False
+        self._is_alone = False  # and the host is still to be told
+        self._stays = False  # the channel is the clock's
         self._deadline: float | None = None  # for the last words
         channel.settimeout(0.0)
-        channel.in_buffer.set_event(_Ring(self._bell))
-        channel.in_stderr_buffer.set_event(_Ring(self._bell))
-        channel.status_event = _StatusBell(self._bell)
+        channel.in_buffer.set_event(Ring(self._bell.set))
+        channel.in_stderr_buffer.set_event(Ring(self._bell.set))
+        channel.status_event = self._end
 
     def prepare(self) -> Ended:
         """Bring the wrapper to the point where only the start is missing."""
@@ -53,22 +61,46 @@ class Conversation:
             self._transport.execute(self._channel, REMOTE_LINE)
         except (OSError, EOFError, paramiko.SSHException):
             return self._gone()
+        self._share_clock()
+        self._outgoing = memoryview(self._session.payload)
         ended = self._follow(lambda: self._session.ready, Ended.READY)
         if ended is not Ended.READY:
             self.close()
         return ended
 
     def start(self) -> Ended:
-        """Give the start and follow the command to its end; then the channel is given back, unless the session has more to say."""
+        """Give the start, and follow the command to its end; then the channel is given back, unless the session has a further use."""
         self._outgoing = memoryview(GO)
+        self._has_started = True
+        if self._is_alone:
+            self._bell.set()
         self._beats.add(self.beat)
         ended = Ended.CONNECTION
         try:
             ended = self._follow(lambda: self._session.verdict is not None, Ended.MARK)
         finally:
-            if not (self._session.outlives_shell and ended is Ended.MARK):
+            if not (ended is Ended.MARK and (self._session.outlives_shell or self._stay())):
                 self.close()
         return ended
+
+    def _share_clock(self) -> None:
+        if self._session.can_share_clock:
+            server = self._clock.lean(self)
+            if server is not None or self._clock.wants_warden:
+                self._session.share_clock(server=server)
+
+    def _stay(self) -> bool:
+        """Leave the session to the connection's clock, if the host has offered that and it is wanted."""
+        if self._session.server is None or self._has_hung_up:
+            return False
+        self._beats.discard(self.beat)
+        self._stays = self._clock.appoint(Warden(self._transport, self._channel, self._end, self._session.server))
+        return self._stays
+
+    def count_alone(self) -> None:
+        """Have the host count the silence for this run itself."""
+        self._is_alone = True
+        self._bell.set()
 
     def beat(self) -> None:
         """One byte that shows the host that we are there, unless others are waiting to be sent."""
@@ -83,6 +115,9 @@ class Conversation:
 
     def hang_up(self) -> None:
         """End our side: the host ends the command, and then the session."""
+        self._has_hung_up = True
+        if self._stays:
+            return
         with suppress(OSError, EOFError, paramiko.SSHException):
             self._channel.shutdown_write()
 
@@ -94,6 +129,9 @@ class Conversation:
 
     def close(self, last_word: bytes = b"") -> None:
         """Give the channel back, after a last word to the wrapper; it has no further use."""
+        if self._stays:
+            return
+        self._clock.leave(self)
         self._beats.discard(self.beat)
         if last_word:
             self.say(last_word)
@@ -104,6 +142,8 @@ class Conversation:
     def _follow(self, is_done: Callable[[], bool], done: Ended) -> Ended:
         pause = _FULL_WINDOW[0]
         while True:
+            if self._is_alone and self._has_started and not self._outgoing:
+                self._is_alone, self._outgoing = False, memoryview(ALONE)
             pause = _FULL_WINDOW[0] if self._send() else min(pause * 2, _FULL_WINDOW[1])
             self._bell.wait(self._patience(pause))
             self._bell.clear()
@@ -161,38 +201,12 @@ class Conversation:
             return True
         if self._session.outlives_shell:
             return bool(self._channel.eof_received)
-        if self._channel.eof_received or self._channel.status_event.is_set():
+        if self._channel.eof_received or self._end.is_set():
             if self._deadline is None:
                 self._deadline = time.monotonic() + _LAST_WORDS
-            has_all = bool(self._channel.eof_received) and self._channel.status_event.is_set()
+            has_all = bool(self._channel.eof_received) and self._end.is_set()
             return has_all or time.monotonic() >= self._deadline
         return False
 
     def _gone(self) -> Ended:
         return Ended.SESSION if self._transport.has_ended(self._channel) else Ended.CONNECTION
-
-
-class _Ring(threading.Event):
-    """What paramiko's buffers set when bytes come; they never silence the bell: the other stream may still have some."""
-
-    def __init__(self, bell: threading.Event) -> None:
-        super().__init__()
-        self._bell = bell
-
-    def set(self) -> None:
-        self._bell.set()
-
-    def clear(self) -> None:
-        """Nothing; the reader clears the bell."""
-
-
-class _StatusBell(threading.Event):
-    """Rings the reader's bell as well."""
-
-    def __init__(self, bell: threading.Event) -> None:
-        super().__init__()
-        self._bell = bell
-
-    def set(self) -> None:
-        super().set()
-        self._bell.set()

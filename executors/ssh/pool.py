@@ -69,10 +69,12 @@ class Pool:
             try:
                 return connection, await self._open_on(connection, begin)
             except BusyError as error:
-                refusals += connection.is_idle
+                fitted = connection.sessions
+                gave_way = await self._dialler.threads.run(connection.clock.give_way)
+                refusals += connection.is_idle and not gave_way
                 if refusals > (_REFUSALS if connection.served else _REFUSALS // 2):
                     raise UnreachableError(name, f"{route.where} refuses to open a session: {error}") from error
-                await self._make_way(connection, refusals)
+                await self._make_way(connection, fitted + gave_way, refusals)
             except BrokenError as error:
                 if replaced:
                     raise UnreachableError(name, f"the connection to {route.where} broke while opening a session: {error}") from error
@@ -152,10 +154,10 @@ class Pool:
         if group is not None:
             group.tell()
 
-    async def _make_way(self, connection: Connection, refusals: int) -> None:
-        """After a refusal: remember how many sessions fit, or wait for the last one to be gone on the server as well."""
-        if not connection.is_idle:
-            connection.limit = max(1, connection.sessions)
+    async def _make_way(self, connection: Connection, fitted: int, refusals: int) -> None:
+        """After a refusal: remember how many sessions fitted, or wait for the last one to be gone on the server as well."""
+        if connection.sessions:
+            connection.limit = max(1, fitted)
             return
         if refusals > _REFUSALS // 2 and connection.served:
             self._cut(connection)

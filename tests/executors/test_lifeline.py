@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from executors.lifeline import BEAT, GO, LOCAL_ARGV, REMOTE_LINE
+from executors.lifeline import ALONE, BEAT, GO, LOCAL_ARGV, REMOTE_LINE
 from models.values import Stream
 from tests.executors.processes import is_alive, marked, members, state
 from tests.executors.wrapped import Wrapped
@@ -155,6 +155,47 @@ def test_beats_keep_it_alive(wrap: Callable[..., Wrapped]) -> None:
     wrapped = wrap("sleep 2.5; echo done", beat_timeout=1).start()
     assert wrapped.read_to_the_end(beat=0.2) == 0
     assert wrapped.output[Stream.STDOUT] == b"done\n"
+
+
+def test_one_that_leans_counts_no_silence_until_it_is_alone(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap(_TREE, beat_timeout=1, server=os.getpid()).start()
+    began = time.monotonic()
+    wrapped.read_until(lambda: wrapped.output[Stream.STDOUT] and time.monotonic() > began + 2)
+    assert wrapped.process.poll() is None
+    wrapped.send(BEAT + ALONE)
+    assert wrapped.process.wait(timeout=10) == -signal.SIGKILL
+    assert not marked(wrapped.attempt)
+
+
+def test_one_that_leans_ends_with_its_lifeline(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap(_TREE, server=os.getpid()).start()
+    wrapped.read_until(lambda: wrapped.output[Stream.STDOUT])
+    wrapped.hang_up()
+    assert wrapped.process.wait(timeout=10) == -signal.SIGKILL
+    assert not marked(wrapped.attempt)
+    until(lambda: not members(wrapped.pid), what="the end of the group")
+
+
+def test_one_that_leans_leaves_nothing_and_ends_nothing_that_was_left_on_purpose(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("sleep 1000 & echo $!", server=os.getpid()).start()
+    wrapped.send(BEAT)
+    assert wrapped.read_to_the_end() == 0
+    wrapped.hang_up()
+    assert members(wrapped.pid) == [int(wrapped.output[Stream.STDOUT])]
+
+
+def test_nobody_leans_on_the_clock_of_another_server(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("echo up; sleep 1000", beat_timeout=1, server=os.getppid()).start()
+    assert wrapped.process.wait(timeout=10) == -signal.SIGKILL
+    assert not marked(wrapped.attempt)
+
+
+def test_nobody_stays_whose_parent_serves_more_than_one_connection(wrap: Callable[..., Wrapped]) -> None:
+    wrapped = wrap("true")
+    wrapped.session.share_clock(server=None)
+    assert wrapped.start().read_to_the_end() == 0
+    assert wrapped.session.server is None
+    assert not members(wrapped.pid)
 
 
 def test_a_burst_of_beats_harms_nothing(wrap: Callable[..., Wrapped]) -> None:

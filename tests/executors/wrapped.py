@@ -17,7 +17,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 
 
 class Wrapped:
-    """One wrapper; `wrapper` makes what it is from the attempt."""
+    """One wrapper; `wrapper` makes what it is from the attempt, `server` is the parent of the one on whose clock it leans."""
 
     def __init__(
         self,
@@ -28,12 +28,15 @@ class Wrapped:
         group: bool = True,
         attempt: Attempt | None = None,
         wrapper: Callable[[Attempt], Wrapper] = lambda _: Wrapper(),
+        server: int | None = None,
         **options: object,
     ) -> None:
         self.attempt = attempt or Attempt(id=uuid.uuid4())
         timing = {"grace": options.pop("grace", 1), "beat_timeout": options.pop("beat_timeout", 30)}
         environment = ENVIRONMENT | options.pop("environment", {})
         self.session = Session(self.attempt, Command(script=script, **options), env={}, sh=sh, wrapper=wrapper(self.attempt), **timing)
+        if server:
+            self.session.share_clock(server=server)
         self.output = dict.fromkeys(Stream, b"")
         self.gaps: dict[Stream, list[tuple[int, int]]] = {stream: [] for stream in Stream}  # each its place in `output`, and its size
         pipe = subprocess.PIPE

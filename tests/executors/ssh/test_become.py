@@ -18,7 +18,10 @@ from models.values import Attempt, Command, Stream
 from tests.executors.contract import Runner, command_lines, until
 from tests.executors.processes import is_alive, marked
 from tests.executors.sinks import Collector
+from tests.executors.ssh.warm import client
 from tests.servers.accounts import Accounts, run_accounts
+from tests.stacks import marked as marked_by
+from tests.until import until as wait_until
 
 _FREE = "USER ALL=(ALL) NOPASSWD: ALL"
 _ASKING = "USER ALL=(ALL) ALL"
@@ -215,6 +218,12 @@ async def test_the_loss_of_the_connection_ends_the_tree_of_the_other_user(run: R
             for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():  # it has the connection
                 os.kill(int(child), signal.SIGKILL)
         await until(lambda: not marked(run.attempt))
+
+
+def test_silence_ends_a_later_run_of_the_login_user(accounts: Accounts) -> None:
+    with client(accounts.sshd, accounts.login, 1) as (process, word):
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not marked_by(word), 15, "the end of the command")
 
 
 async def test_kill_9_of_the_group_does_not_hang_sudo(run: Runner, accounts: Accounts) -> None:

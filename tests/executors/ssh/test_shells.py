@@ -57,7 +57,8 @@ async def test_the_same_results(start: Callable[[str], Sshd], sshd: Sshd, name: 
     async with runner(sshd.settings()) as run:
         expected = await ran(run, sshd)
     async with runner(server.settings()) as run:
-        assert await ran(run, server) == expected
+        for _ in range(2):  # the second on the open connection
+            assert await ran(run, server) == expected
     assert expected == (3, b"A B$C\nin\0put\n", b"it's! \\\\ %d")
 
 
@@ -66,6 +67,7 @@ async def test_a_cancel_ends_the_whole_tree(start: Callable[[str], Sshd], tmp_pa
     server = start(name)
     sink = Recorded()
     async with runner(server.settings()) as run:
+        await run(server.host(), "true")
         script = f"cd {tmp_path}; (trap '' TERM; echo $$ >one; sh -c 'echo $$ >two; sleep 300' & wait); sleep 300"
         running = asyncio.create_task(run(server.host(), f"echo started; {script}", sink))
         pids = [

@@ -57,7 +57,8 @@ def namespaces() -> Iterator[tuple[str, str]]:
         yield spaces
 
 
-def test_a_silent_cut_ends_the_command_within_beat_timeout_and_grace(sshd: Sshd, namespaces: tuple[str, str]) -> None:
+@pytest.mark.parametrize("before", ["", "before"], ids=["the first run", "a later run"])
+def test_a_silent_cut_ends_the_command_within_beat_timeout_and_grace(sshd: Sshd, namespaces: tuple[str, str], before: str) -> None:
     here, there = namespaces
     word = new_word()
     server = subprocess.Popen(
@@ -75,6 +76,7 @@ def test_a_silent_cut_ends_the_command_within_beat_timeout_and_grace(sshd: Sshd,
             word,
             str(sshd.port),
             str(sshd.folder),
+            before,
         ],
         cwd=Path(__file__).parents[3],
     )
@@ -147,18 +149,20 @@ async def _run_durable(port: int, folder: Path, beat_timeout: float) -> None:
     print(f"exit {getattr(ended, 'exit_code', ended)}, left out {sink.gaps[Stream.STDOUT]}")  # noqa: T201 - for the other namespace
 
 
-async def _run(word: str, port: int, folder: Path) -> None:
-    """What happens in the namespace of the client: the executor, as a worker uses it."""
+async def _run(word: str, port: int, folder: Path, before: str) -> None:
+    """What happens in the namespace of the client: the executor, as a worker uses it; `before` is said by a run on the same connection."""
     sshd = Sshd(folder, port, None, {}, folder / "id_ed25519")  # type: ignore[arg-type]  # it runs in the other namespace
     async with runner(sshd.settings(beat_timeout=BEAT_TIMEOUT, grace=GRACE)) as run:
         for _ in range(100):
             with suppress(Exception):  # its sshd may not listen yet
+                if before:
+                    await run(sshd.host(address=THERE), f"echo {before}")
                 await run(sshd.host(address=THERE), TREE, Recorded(), env={"WORD": word})
             await asyncio.sleep(0.1)
 
 
 if __name__ == "__main__":
     if sys.argv[1]:
-        asyncio.run(_run(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))
+        asyncio.run(_run(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))
     else:
         asyncio.run(_run_durable(int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])))
