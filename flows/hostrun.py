@@ -50,10 +50,17 @@ class HostRun:
         self._host = host
         self._executor = executor
         self._place = place
-        self._recording = self._record()
+        self._taken: Recording | None = None
         self._delays = terms.policy.delays()
         self._delay = next(self._delays, None)  # before the try after this one; None when this is the last
         self._before = ""  # how the try before this one ended
+
+    @property
+    def _recording(self) -> Recording:
+        """Of this try; made when its turn comes: of ten thousand hosts most wait for theirs."""
+        if self._taken is None:
+            self._taken = self._terms.recorder.record(self._claim, self._terms.secrets(self._host))
+        return self._taken
 
     async def run(self) -> Outcome | None:
         """The outcome; None when somebody else has taken the row, and its end is theirs to record."""
@@ -76,9 +83,6 @@ class HostRun:
             return outcome
         finally:
             self._place.give()  # not sooner: the database counts the command until its end is written there
-
-    def _record(self) -> Recording:
-        return self._terms.recorder.record(self._claim, self._terms.secrets(self._host))
 
     def _is_last(self, outcome: Outcome) -> bool:
         return self._delay is None or outcome.state not in _TRIED_AGAIN or self._terms.brake.reason is not None
@@ -106,7 +110,7 @@ class HostRun:
             if not await asyncio.to_thread(self._terms.store.is_ours, self._claim):
                 return None
             self._place.refuse()
-            self._recording = self._record()
+            self._taken = None
 
     async def _take_up(self) -> Outcome | None:
         """Follow what somebody else had started; what has never started gets its turn now."""
@@ -162,8 +166,7 @@ class HostRun:
             return False
         what = f"exit code {outcome.exit_code}" if outcome.error is None else outcome.error
         self._before = f" (try {self._claim.attempt.number}: {outcome.state}, {what})"
-        self._claim = following
-        self._recording = self._record()
+        self._claim, self._taken = following, None
         return True
 
     async def _finish(self, outcome: Outcome) -> None:

@@ -38,8 +38,8 @@ def create_app(settings: Settings, *, cache_kib: int = CACHE) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Hub]]:
     hub = app.state.hub = Hub(app.state.settings, app.state.access)
     async with hub.running():
-        yield
+        yield {"hub": hub}
     app.state.access.close()

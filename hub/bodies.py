@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hub.wire import BODY_LIMIT
 
-_PATIENCE = 30.0  # seconds that a sender has for a body
+PATIENCE = 30.0  # seconds that a sender has for a body
 
 
 class BodyError(Exception):
@@ -27,7 +28,7 @@ async def read(request: Request) -> bytes:
         raise BodyError(413, f"a body has at most {BODY_LIMIT} bytes")
     body: bytes = b""
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             while (message := await request.receive())["type"] == "http.request":
                 body += message.get("body", b"")
                 if len(body) > BODY_LIMIT:
@@ -47,6 +48,25 @@ def header(request: Request, name: bytes) -> str:
     return ""
 
 
-def refuse(status: int, reason: str, **more: object) -> Response:
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer in JSON."""
+
+    status: int
+    body: bytes
+    is_last: bool = False  # of its connection
+
+    @property
+    def response(self) -> Response:
+        headers = {"connection": "close"} if self.is_last else None
+        return Response(self.body, self.status, headers=headers, media_type="application/json")
+
+
+def refusal(status: int, reason: str, **more: object) -> Reply:
     """An error, in one line."""
-    return Response(json.dumps({"error": reason, **more}), status, media_type="application/json")
+    return Reply(status, json.dumps({"error": reason, **more}).encode())
+
+
+def refuse(status: int, reason: str, **more: object) -> Response:
+    """The same, for ASGI."""
+    return refusal(status, reason, **more).response

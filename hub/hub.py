@@ -32,7 +32,6 @@ _LOOK = 0.5  # seconds between looks into the database that nobody rang for
 _REST = 0.005  # seconds between two looks at least; and twice as long as the last one took, so that much comes in large groups
 _COMPANY = 0.05  # seconds in which those come together who want a look: strangers may ask often
 _LATER = 1.0  # seconds until what can wait is done for many at once: closed deliveries removed, agents told to forget
-_AT_LAST = 10.0  # seconds until agents are told to forget, however busy this hub is
 _SAW = 10.0  # seconds between the writing down of who was seen, at most
 _SAW_AT_ONCE = 100
 _SWEEP = 10.0  # seconds
@@ -54,7 +53,7 @@ class Hub:
         self._read: deque[tuple[float, uuid.UUID]] = deque()  # when each of them was
         self._size = 0
         self._closed: list[Order] = []
-        self._ordered_at = self._reminded_at = 0.0
+        self._ordered_at = 0.0
         self._rung = asyncio.Event()
         self._looking, self._fetching = asyncio.Lock(), asyncio.Lock()
         self._looked_at = time.monotonic()
@@ -175,8 +174,7 @@ class Hub:
 
     async def _tidy(self) -> None:
         now = time.monotonic()
-        if now > min(self._ordered_at + _LATER, self._reminded_at + _AT_LAST):  # first what is urgent
-            self._reminded_at = now
+        if now > self._ordered_at + _LATER:  # first what is urgent: no poll is held for longer than half a minute anyway
             self.lines.remind()
         while self._read and self._read[0][0] < now - _BODY_KEPT:
             self._drop_oldest()

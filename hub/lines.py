@@ -7,11 +7,10 @@ import asyncio
 import math
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from random import SystemRandom
+from random import Random
 from typing import Any
 
 from hub.wire import BODY_LIMIT, Answer, Sync, command
@@ -22,7 +21,7 @@ from models.states import AgentState, DeliveryState
 
 _REPEAT = 20.0  # seconds after which an agent is told again what it has not answered; an answer that was lost it asks for much sooner
 _APART = 0.1  # of a poll's time, by which it may end sooner: thousands that came together shall not come together for ever
-_RANDOM = SystemRandom()
+_RANDOM = Random()  # noqa: S311 - what is spread by it is no secret
 _FORMER = 8  # sessions that an agent is remembered to have had before
 _ALIVE = 45.0  # seconds since it was heard in which a session may well be alive: a poll is held for 30
 _SILENCE = 5.0  # seconds in which a session that lives answers, when its poll has been
@@ -114,7 +113,7 @@ class Line:
     facts: Mapping[str, Any] | None = None
     todo: dict[uuid.UUID, _Todo] = field(default_factory=dict)
     forgotten: list[uuid.UUID] = field(default_factory=list)  # told in the last answer, which may not have arrived
-    former: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_FORMER))  # with their boots
+    former: tuple[tuple[str, str], ...] = ()  # with their boots
     doubt: tuple[str, float] | None = None  # the session that may be a copy's, and since when
     poll: Hold = field(default_factory=Hold)
     report: Hold = field(default_factory=Hold)  # one that said `held`, until the word comes: it needs no answer to the poll then
@@ -127,7 +126,7 @@ class Line:
         self.facts = sync.facts or self.facts
         if sync.session != self.session and sync.report.known is not None:
             if self.session:
-                self.former.append((self.session, former))
+                self.former = (*self.former, (self.session, former))[-_FORMER:]
             self.session = sync.session
             self.report.end()
             self._tell_again()
@@ -162,7 +161,7 @@ class Line:
 
     def _go_back(self, session: str, boot: str) -> Whose:
         """The session that took over came later, from another machine: it will be held when it speaks again."""
-        self.former = deque((one for one in self.former if one[0] != session), maxlen=_FORMER)
+        self.former = tuple(one for one in self.former if one[0] != session)
         self.session, self.boot = session, boot
         self._tell_again()
         return Whose.OWN
@@ -213,6 +212,8 @@ class Line:
     def due(self, now: float) -> Iterator[tuple[uuid.UUID, _Todo]]:
         """What is to be told now, in the order of the deliveries; no more commands than the agent can take."""
         free = self.free
+        if not self.todo:
+            return
         for attempt, todo in sorted(self.todo.items(), key=lambda item: item[1].order):
             if todo.due_at > now:
                 continue
@@ -299,7 +300,10 @@ class Lines:
 
     def copies(self, agent: uuid.UUID) -> list[Agent]:
         """The copies of an agent that have no credential of their own, the newest first."""
-        found = (line.agent for line in self._copies.get(agent, {}).values())
+        lines = self._copies.get(agent)
+        if not lines:
+            return []
+        found = (line.agent for line in lines.values())
         return sorted((copy for copy in found if copy.generation == 1), key=lambda copy: copy.joined_at, reverse=True)
 
     def order(self, orders: Iterable[Order]) -> None:

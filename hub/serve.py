@@ -3,12 +3,14 @@
 It listens on a socket that the stack has opened, and ends when the stack does, however that ends.
 """
 
+import ctypes
 import gc
 import logging
 import resource
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ log = logging.getLogger("hub.serve")  # this file runs as __main__
 _MIGRATION = 100.0  # seconds that the worker has to bring the database up to date
 _GOODBYE = 2  # seconds that requests under way have to end
 _GARBAGE = 20_000, 50, 50  # objects, and rounds of the generations below
+_MMAP_THRESHOLD, _LARGE = -3, 128 * 1024  # malloc.h; its usual size, which it would raise as it sees fit
 _TURN = 0.0005  # seconds that a thread may keep the others waiting: an agent's answer waits several times for those that write
 _CROWDED = 0.75  # of the descriptors: agents keep their second connections no more, so that there are some for the first ones
 
@@ -58,6 +61,8 @@ def serve(listener: socket.socket, **tuning: int) -> None:
 
     settings = Settings.load()
     context = _open_context(settings, listener)
+    if context is not None:
+        _map_buffers()
     _await_database(settings.database)
     _mention_cut(settings.home, "http" if context is None else "https")
     app = create_app(settings, **tuning)
@@ -76,7 +81,7 @@ def serve(listener: socket.socket, **tuning: int) -> None:
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
-        Front(app), loop="uvloop", http="httptools", ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
+        app, loop="uvloop", http=Front, ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=_GOODBYE, timeout_keep_alive=75, backlog=4096,
         ssl_context_factory=(lambda _config, _default: context) if context else None,
     )  # fmt: skip
@@ -94,6 +99,15 @@ def _open_context(settings: "Settings", listener: socket.socket) -> "ssl.SSLCont
     if context is None and not is_loopback(listener.getsockname()[0]):
         raise SettingsError(source("hub_host"), "is not what it was when the stack was started; `fleetflow down`, then start it again")
     return context
+
+
+def _map_buffers() -> None:
+    """Have glibc map each large block by itself: uvloop makes one of 256 KiB for each connection with TLS, and uses its first page.
+
+    Else its blocks come to lie among all others, whose pages are used up by and by: 13 KiB an agent.
+    """
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def _mention_cut(home: Path, scheme: str) -> None:

@@ -49,7 +49,7 @@ class Join:
     facts: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sync:
     """What an agent says."""
 

@@ -24,7 +24,7 @@ class CrowdedError(Exception):
     """More waits to be written than memory should hold."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pending:
     report: Report
     size: int
@@ -54,7 +54,7 @@ class Writer:
         self._queue.put(_Pending(report, size, done))
         came_at = time.monotonic()
         try:
-            receipt = await asyncio.shield(done)
+            receipt = await done
             self._metrics.report.observe(time.monotonic() - came_at)
             return receipt
         finally:

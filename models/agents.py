@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert, null, select, update
 
 from models import audit, copies, renewal
 from models.access import Access, tick
@@ -21,7 +21,7 @@ from models.copies import Copy
 from models.errors import AgentStateError, JoinError, NameTakenError, NotFoundError
 from models.ranges import fold
 from models.states import AgentState
-from models.tables import AgentRow, JoinTokenRow
+from models.tables import LIVING, AgentRow, JoinTokenRow
 
 _MOVES: Mapping[AgentState, frozenset[AgentState]] = {
     AgentState.PENDING: frozenset({AgentState.APPROVED, AgentState.REJECTED}),
@@ -30,7 +30,6 @@ _MOVES: Mapping[AgentState, frozenset[AgentState]] = {
     AgentState.REVOKED: frozenset(),
 }
 _ACTIONS = {AgentState.APPROVED: "agent.approve", AgentState.REJECTED: "agent.reject", AgentState.REVOKED: "agent.revoke"}
-_LIVING = (AgentState.PENDING, AgentState.APPROVED)
 AT_JOIN = "its join token"  # has approved the agent
 _TOKENS_KEPT = 86400.0  # seconds after their expiry
 
@@ -233,13 +232,13 @@ def listed(connection: Connection, chosen: Sequence[ColumnElement[bool]], limit:
 
 def living(connection: Connection, name: str) -> Agent | None:
     """The agent that has this name now."""
-    row = connection.execute(_AGENTS.where(AgentRow.name == name, AgentRow.state.in_(_LIVING))).one_or_none()
+    row = connection.execute(_AGENTS.where(AgentRow.name == name, LIVING)).one_or_none()
     return _agent(row) if row else None
 
 
 def changed(connection: Connection, seen: int) -> list[tuple[int, Agent]]:
-    """The agents about which something was decided after the bus's count `seen`, each with its own count."""
-    return [(row.changed, _agent(row)) for row in connection.execute(_AGENTS.where(AgentRow.changed > seen))]
+    """The agents about which something was decided after the bus's count `seen`, each with its own count; without what they told."""
+    return [(row.changed, _agent(row)) for row in connection.execute(_DECIDED, {"seen": seen})]
 
 
 def _why_not(row: Row[Any], name: str, host: Enrolled) -> str | None:
@@ -266,7 +265,7 @@ _USE = (
     .returning(JoinTokenRow.approves)
 )
 _LIVING_ONE = select(AgentRow.id, AgentRow.name, AgentRow.machine, AgentRow.state, AgentRow.copy_of).where(
-    AgentRow.name.in_(bindparam("names", expanding=True)), AgentRow.state.in_(_LIVING)
+    AgentRow.name.in_(bindparam("names", expanding=True)), LIVING
 )
 _DECIDE = (
     update(AgentRow)
@@ -295,6 +294,12 @@ _AGENTS = select(
     AgentRow.telemetry,
     AgentRow.changed,
 )
+
+_DECIDED = _AGENTS.with_only_columns(
+    *(column for column in _AGENTS.selected_columns if column.key not in {"facts", "telemetry"}),
+    null().label("facts"),
+    null().label("telemetry"),
+).where(AgentRow.changed > bindparam("seen"))
 
 
 def _agent(row: Row[Any]) -> Agent:

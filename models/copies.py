@@ -12,10 +12,9 @@ from itertools import count
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from models.states import AgentState
-from models.tables import AgentRow
+from models.tables import LIVING, AgentRow
 
 _MOST = 100  # copies of one agent that wait at the same time
-_LIVING = (AgentState.PENDING, AgentState.APPROVED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,4 +70,4 @@ _KNOWN = (
 _SEEN = update(AgentRow).where(AgentRow.id == bindparam("which")).values(boot=bindparam("said"), changed=bindparam("now"))
 _WAITING = select(func.count()).select_from(_OF_ONE.where(AgentRow.state == AgentState.PENDING).subquery())
 _NAME = select(AgentRow.name).where(AgentRow.id == bindparam("original"))
-_IS_TAKEN = select(func.count()).where(AgentRow.name == bindparam("name"), AgentRow.state.in_(_LIVING))
+_IS_TAKEN = select(func.count()).where(AgentRow.name == bindparam("name"), LIVING)

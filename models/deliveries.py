@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Float, Row, bindparam, func, insert, or_, sel
 from sqlalchemy.dialects import postgresql, sqlite
 
 from models.access import Access, tick
+from models.chunks import chunks
 from models.clock import Clock
 from models.states import AgentState, DeliveryState
-from models.tables import AgentRow, DeliveryBodyRow, DeliveryOutputRow, DeliveryRow
+from models.tables import LIVING, AgentRow, DeliveryBodyRow, DeliveryOutputRow, DeliveryRow, spelled
 from models.values import Stream
 
 _BATCH = 4 * 1024 * 1024  # bytes of output that are read at once
@@ -138,18 +139,25 @@ class Deliveries:
             now = tick(connection)
             self._post(connection, now, by_kind.pop(Post, []), answers)
             for kind, group in by_kind.items():
-                statement = _STATEMENTS[kind]
+                moved = self._move(connection, now, kind, [request.attempt for _, request in group])
                 for index, request in group:
-                    values = {"which": str(request.attempt), "now": now, "mine": self._owner}
-                    answers[index] = connection.execute(statement, values).rowcount == 1
+                    answers[index] = request.attempt in moved
         return answers
+
+    def _move(self, connection: Connection, now: int, kind: type[Request], attempts: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+        """Move those of these deliveries that may be; all by one statement, for each is as dear as many a row."""
+        moved: set[uuid.UUID] = set()
+        for some in chunks(map(str, attempts)):
+            rows = connection.scalars(_STATEMENTS[kind], {"some": some, "now": now, "mine": self._owner})
+            moved.update(map(uuid.UUID, rows))
+        return moved
 
     def _post(self, connection: Connection, now: int, posts: Sequence[tuple[int, Request]], answers: list[bool]) -> None:
         found = [(index, post) for index, post in posts if isinstance(post, Post)]
         if not found:
             return
         wanted = {name for _, post in found for name in (post.agent, post.otherwise) if name is not None}
-        known = {row.name: row.id for row in connection.execute(_AGENTS, {"names": list(wanted)})}
+        known = {row.name: row.id for some in chunks(wanted) for row in connection.execute(_AGENTS, {"names": some})}
         agents = {post.attempt: known.get(post.agent) or known.get(post.otherwise or "") for _, post in found}
         for body in {post.body.id: post.body for _, post in found}.values():
             _insert_body(connection, body)
@@ -236,21 +244,26 @@ def _print(row: Row[Any]) -> Print:
 
 
 _AGENTS = select(AgentRow.name, AgentRow.id).where(
-    AgentRow.state == AgentState.APPROVED, AgentRow.name.in_(bindparam("names", expanding=True))
+    LIVING, AgentRow.state == AgentState.APPROVED, AgentRow.name.in_(bindparam("names", expanding=True))
 )
-_ONE = update(DeliveryRow).where(DeliveryRow.attempt == bindparam("which")).values(changed=bindparam("now"))
-_MINE = _ONE.where(DeliveryRow.owner == bindparam("mine"))
+_SOME = (
+    update(DeliveryRow)
+    .where(DeliveryRow.attempt.in_(bindparam("some", expanding=True)))
+    .values(changed=bindparam("now"))
+    .returning(spelled(DeliveryRow.attempt))
+)
+_MINE = _SOME.where(DeliveryRow.owner == bindparam("mine"))
 _NEVER_STARTED = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.REFUSED)
 _STATEMENTS = {
     Go: _MINE.where(DeliveryRow.state == DeliveryState.HELD).values(state=DeliveryState.GO),
     Cancel: _MINE.where(DeliveryRow.state.in_((DeliveryState.GO, DeliveryState.RUNNING))).values(canceled=True),
     Withdraw: _MINE.where(DeliveryRow.state.in_(_NEVER_STARTED)).values(state=DeliveryState.CLOSED),
     Acknowledge: _MINE.where(DeliveryRow.state.in_((DeliveryState.DONE, DeliveryState.REFUSED))).values(state=DeliveryState.CLOSED),
-    Adopt: _ONE.values(owner=bindparam("mine")),
+    Adopt: _SOME.values(owner=bindparam("mine")),
 }
 _CHANGED = (
     select(
-        DeliveryRow.attempt,
+        spelled(DeliveryRow.attempt),
         DeliveryRow.state,
         DeliveryRow.changed,
         DeliveryRow.stdout,
@@ -265,7 +278,7 @@ _CHANGED = (
 _PIECES = (
     select(
         DeliveryOutputRow.id,
-        DeliveryRow.attempt,
+        spelled(DeliveryRow.attempt),
         DeliveryOutputRow.stream,
         DeliveryOutputRow.offset,
         DeliveryOutputRow.gap,
@@ -288,7 +301,7 @@ _OF_ONE = _PIECES.where(
     ),
 )
 _UNSEEN = (
-    select(DeliveryRow.attempt, AgentRow.state)
+    select(spelled(DeliveryRow.attempt), AgentRow.state)
     .join(AgentRow, AgentRow.id == DeliveryRow.agent_id)
     .where(DeliveryRow.owner == bindparam("mine"), DeliveryRow.state.in_((DeliveryState.GO, DeliveryState.RUNNING)))
     .where(

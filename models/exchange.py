@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Float, bindparam, delete, or_, select, update
@@ -15,7 +16,7 @@ from models.clock import Clock
 from models.news import Kind
 from models.reports import Receipt, Report
 from models.states import AgentState, DeliveryState
-from models.tables import AgentRow, DeliveryBodyRow, DeliveryRow, WorkerRow
+from models.tables import AgentRow, DeliveryBodyRow, DeliveryRow, WorkerRow, spelled
 
 _BODY_KEPT = 60.0  # seconds that a body stays which no delivery needs: its next deliveries may be on their way
 _IDS = 5000  # in one statement
@@ -60,6 +61,7 @@ class Exchange:
         with self._access.reading() as connection:
             decided = agents.changed(connection, self._seen)
             rows = connection.execute(_ORDERS, {"seen": self._seen}).all()
+        rows = sorted(rows, key=itemgetter(0))  # here: who asked SQLite for that order had it read all that there are
         self._seen = max([self._seen, *(count for count, _ in decided), *(row.changed for row in rows)])
         orders = [
             Order(row.id, uuid.UUID(row.attempt), uuid.UUID(row.agent_id), uuid.UUID(row.body_id), DeliveryState(row.state), row.canceled)
@@ -142,9 +144,9 @@ def _turned(connection: Connection, statement: ReturningUpdate[tuple[str]], agen
 _ORDERS = (
     select(
         DeliveryRow.id,
-        DeliveryRow.attempt,
-        DeliveryRow.agent_id,
-        DeliveryRow.body_id,
+        spelled(DeliveryRow.attempt),
+        spelled(DeliveryRow.agent_id),
+        spelled(DeliveryRow.body_id),
         DeliveryRow.state,
         DeliveryRow.canceled,
         DeliveryRow.changed,
@@ -156,7 +158,6 @@ _ORDERS = (
             DeliveryRow.canceled & (DeliveryRow.state == DeliveryState.RUNNING),
         )
     )
-    .order_by(DeliveryRow.id)
 )
 _BODY = select(DeliveryBodyRow.sealed, DeliveryBodyRow.data).where(DeliveryBodyRow.id == bindparam("which"))
 _REMOVE = delete(DeliveryRow).where(DeliveryRow.id == bindparam("which"), DeliveryRow.state == DeliveryState.CLOSED)

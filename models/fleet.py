@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import String, cast, select, text
+from sqlalchemy import String, cast, select
 
 from models import agents
 from models.access import Access
@@ -18,7 +18,7 @@ from models.names import join
 from models.presence import Presence, presence
 from models.ranges import natural
 from models.states import AgentState
-from models.tables import AgentRow
+from models.tables import LIVING, AgentRow
 from models.values import ExecutorKind, Host
 
 WORDS = 5  # of a search, at most
@@ -132,9 +132,8 @@ class Fleet:
 
 
 # The words of the index's own condition, for only so it is used.
-_LIVING = text("state IN ('pending', 'approved')")
-_SEATS = select(AgentRow.name, AgentRow.state, AgentRow.seen_at, AgentRow.version).where(_LIVING)
-_FACTS = select(AgentRow.name, AgentRow.facts).where(_LIVING)
+_SEATS = select(AgentRow.name, AgentRow.state, AgentRow.seen_at, AgentRow.version).where(LIVING)
+_FACTS = select(AgentRow.name, AgentRow.facts).where(LIVING)
 
 
 def _member(name: str, host: Host | None, seat: Seat | None, now: float) -> Member:

@@ -91,19 +91,15 @@ def claim(connection: Connection, task_id: int, owner: str, now: float) -> list[
     ]
     if claims:
         connection.execute(insert(AttemptRow), [attempt_values(taken, owner, now) for taken in claims])
-        connection.execute(_TAKE, [_take_values(taken) for taken in claims])
+        connection.execute(_TAKE, {"first": claims[0].attempt_id})
     return claims
 
 
-_TAKE = (
+_TAKE = (  # one statement: thousands of them would cost as much as all that a claim does besides
     update(ExecutionRow)
-    .where(ExecutionRow.id == bindparam("execution"))
-    .values(state=ExecutionState.QUEUED, epoch=bindparam("new_epoch"), attempt_id=bindparam("attempt"), error=None, finished_at=None)
+    .where(ExecutionRow.id == AttemptRow.execution_id, AttemptRow.id >= bindparam("first"))
+    .values(state=ExecutionState.QUEUED, epoch=AttemptRow.epoch, attempt_id=AttemptRow.id, error=None, finished_at=None)
 )
-
-
-def _take_values(claim: Claim) -> dict[str, object]:
-    return {"execution": claim.execution_id, "new_epoch": claim.attempt.epoch, "attempt": claim.attempt_id}
 
 
 def attempt_values(claim: Claim, owner: str, now: float) -> dict[str, object]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from models.records import Piece
-from models.values import Stream
+from models.values import STREAMS, Stream
 
 
 class Capture:
@@ -17,7 +17,7 @@ class Capture:
     def __init__(self, limit: int, stored: Mapping[Stream, int] = MappingProxyType({})) -> None:
         self._lock = threading.Lock()
         self.is_masked = False  # what comes here is not as long as what it stands for
-        self._streams = {stream: _Kept(stream, limit, stored.get(stream, 0)) for stream in Stream}
+        self._streams = {stream: _Kept(stream, limit, stored.get(stream, 0)) for stream in STREAMS}
 
     def add(self, stream: Stream, data: bytes) -> bool:
         """Take a chunk; True when a head was empty and now waits to be taken."""

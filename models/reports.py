@@ -2,19 +2,18 @@
 
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
+from models.chunks import chunks
 from models.states import DeliveryState
-from models.tables import DeliveryBodyRow, DeliveryOutputRow, DeliveryRow
+from models.tables import DeliveryBodyRow, DeliveryOutputRow, DeliveryRow, spelled
 from models.values import Stream
 
 _PIECE = 64 * 1024  # bytes of a row at most: who reads takes whole rows
-_VARIABLES = 16_384  # of one statement
 
 S = DeliveryState
 UNKNOWN = "unknown"  # the end of an attempt whose agent does not know it any more
@@ -52,7 +51,7 @@ class Ended:
     stderr: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """What one agent says at once. `known` is all that it knows, when it says that."""
 
@@ -240,8 +239,8 @@ def _ended(row: _Delivery | None, end: Ended, receipt: Receipt) -> None:
 
 _ROWS = select(
     DeliveryRow.id,
-    DeliveryRow.attempt,
-    DeliveryRow.agent_id,
+    spelled(DeliveryRow.attempt),
+    spelled(DeliveryRow.agent_id),
     DeliveryRow.state,
     DeliveryRow.stdout,
     DeliveryRow.stderr,
@@ -272,16 +271,9 @@ def _find(connection: Connection, reports: Sequence[Report]) -> dict[uuid.UUID, 
     attempts = {str(attempt) for report in reports for attempt in report.attempts}
     agents = {str(report.agent) for report in reports if report.known is not None}
     for statement, keys in ((_BY_ATTEMPT, attempts), (_BY_AGENT, agents)):
-        for some in _chunks(keys):
+        for some in chunks(keys):
             found.update((uuid.UUID(row.attempt), _delivery(row)) for row in connection.execute(statement, {"some": some}))
     return found
-
-
-def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    """In numbers of 1, 2, 4, 8 ..., filled up with the last one: each number is a statement, which the driver keeps prepared."""
-    left = iter(keys)
-    while some := list(islice(left, _VARIABLES)):
-        yield some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
 
 
 def _delivery(row: Row[Any]) -> _Delivery:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Label,
     LargeBinary,
     MetaData,
     String,
@@ -24,8 +25,9 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     text,
+    type_coerce,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from models.states import AgentState, DeliveryState, ExecutionState, TaskState
 from models.values import OnDisconnect, Stream
@@ -45,6 +47,11 @@ class Text(TypeDecorator[str]):
 
 def _without_nul(text: str | None) -> str | None:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if text and "\0" in text else text
+
+
+def spelled(column: InstrumentedAttribute[str]) -> Label[str]:
+    """A UUID for who makes one of its text, with dashes or without: SQLAlchemy would make one, too, and a text of that."""
+    return type_coerce(column, String).label(column.key)
 
 
 class Base(DeclarativeBase):
@@ -257,7 +264,7 @@ class JoinTokenRow(Base):
     __table_args__ = (CheckConstraint("uses >= 0", name="uses_not_negative"),)
 
 
-_LIVING = text("state IN ('pending', 'approved')")
+LIVING = text("state IN ('pending', 'approved')")  # who asks in these words is answered from the index of their names
 
 
 class AgentRow(Base):
@@ -289,7 +296,7 @@ class AgentRow(Base):
 
     __table_args__ = (
         _one_of("state", AgentState),
-        Index("ix_agent_living", "name", unique=True, sqlite_where=_LIVING, postgresql_where=_LIVING),
+        Index("ix_agent_living", "name", unique=True, sqlite_where=LIVING, postgresql_where=LIVING),
         Index("ix_agent_changed", "changed"),
     )
 

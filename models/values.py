@@ -50,6 +50,9 @@ class Stream(StrEnum):
     STDERR = "stderr"
 
 
+STREAMS = tuple(Stream)  # for each attempt: a walk through an enumeration takes three times as long
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Host:
     """A machine, by the name the target spelled. What is None is decided by the executor's own configuration."""

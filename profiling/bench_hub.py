@@ -4,11 +4,12 @@
 
 A hub process on a new home, agents in processes of their own (load_agents.py), and a worker's executor and recorder in this one. What is
 said to be the processor's time is it; all else is a clock's, and worth something on a machine that has nothing else to do. Bounded: every
-step has its deadline, and the agents end by themselves.
+step has its deadline, and the agents end by themselves. A minute of it is rest, in which heartbeats are counted, however few the agents.
 """
 
 import argparse
 import asyncio
+import gc
 import os
 import tempfile
 import time
@@ -33,6 +34,7 @@ from tests.servers.hub import Hub, run_hub
 
 AGENTS = 10_000
 SMALL = 1_000  # of which a second task takes so many
+FIRST = 1_000  # whose memory is not measured
 FORKS = 2_000  # hosts at the same time: more of them bring nothing but queues
 SETTLE = 30.0  # seconds: those that came together go apart
 BEAT = 33.0  # seconds: every agent has had its heartbeat
@@ -72,6 +74,19 @@ class TaskTimes:
 def row(what: str, unit: str, figure: float, goal: float) -> Row:
     """A figure that should stay below its goal."""
     return Row(what, unit, figure, "goal", goal, figure / goal, f"under {goal:g} {unit}", figure < goal)
+
+
+def tls_memory() -> Row:
+    """What an agent takes with TLS. The first ones pay for what all share: threads, and what their connections to the database keep."""
+    with tempfile.TemporaryDirectory() as name, run_hub(Path(name), FLEETFLOW_HUB_TLS="on") as hub:
+        token = hub.token(uses=FIRST + SMALL)
+        with run_fleet(hub.url, token, FIRST, _TOTAL, "first") as first:
+            first.await_online(120)
+            before = Moment.of(hub)
+            with run_fleet(hub.url, token, SMALL, _TOTAL, "next") as fleet:
+                fleet.await_online(120)
+                grown = Moment.of(hub).memory - before.memory
+    return row(f"hub's memory for each of {SMALL:,} agents with TLS", "KiB", grown / SMALL / 1024, 40)
 
 
 def enrolment(hub: Hub, fleet: LoadFleet, before: Moment, began: float) -> list[Row]:
@@ -135,6 +150,7 @@ def tasks(hub: Hub, fleet: LoadFleet) -> list[Row]:
 
     async def run() -> tuple[TaskTimes, TaskTimes]:
         context = open_context(Settings.load(), Owner.load(hub.home))
+        gc.freeze()  # as the worker does
         try:
             large = await run_task(context, hub, fleet, fleet.hosts)
             await asyncio.sleep(5)  # until the agents have been told to forget
@@ -171,7 +187,7 @@ def measure(agents: int = AGENTS, *, tls: bool = False) -> list[Row]:
         with run_fleet(hub.url, hub.token(uses=agents), agents, _TOTAL) as fleet:
             rows = enrolment(hub, fleet, before, began)
             rows += [*heartbeats(hub, fleet), *tasks(hub, fleet), reconnect(hub, fleet)]
-    return [replace(row, what=f"{row.what}, with TLS") for row in rows] if tls else rows
+    return [replace(row, what=f"{row.what}, with TLS") for row in rows] if tls else [*rows, tls_memory()]
 
 
 if __name__ == "__main__":

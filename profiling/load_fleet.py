@@ -39,15 +39,16 @@ class Figures:
 
 
 class LoadFleet:
-    """Agents `load-1` to `load-N`."""
+    """Agents `load-1` to `load-N`, or of another name."""
 
-    def __init__(self, processes: Sequence["subprocess.Popen[str]"], count: int) -> None:
+    def __init__(self, processes: Sequence["subprocess.Popen[str]"], count: int, name: str = "load") -> None:
         self._processes = processes
+        self._name = name
         self.count = count
 
     @property
     def hosts(self) -> tuple[Host, ...]:
-        return tuple(Host(name=f"load-{number}", executor=ExecutorKind.AGENT) for number in range(1, self.count + 1))
+        return tuple(Host(name=f"{self._name}-{number}", executor=ExecutorKind.AGENT) for number in range(1, self.count + 1))
 
     def figures(self) -> Figures:
         """What was seen since the last call."""
@@ -91,20 +92,20 @@ def _merged(found: Sequence[dict[str, Any]]) -> Figures:
 
 
 @contextmanager
-def run_fleet(url: str, token: str, count: int, seconds: float) -> Iterator[LoadFleet]:
+def run_fleet(url: str, token: str, count: int, seconds: float, name: str = "load") -> Iterator[LoadFleet]:
     """So many agents of the hub at `url`, which end by themselves after so many seconds; over TLS they take any certificate."""
     processes = [
         subprocess.Popen(
             [
                 sys.executable, str(_SCRIPT), url, token, "--first", str(first), "--count", str(min(_EACH, count - first + 1)),
-                "--seconds", str(seconds), "--source", f"127.0.0.{2 + first // _EACH}",
+                "--seconds", str(seconds), "--name", f"{name}-", "--source", f"127.0.0.{2 + first // _EACH}",
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for first in range(1, count + 1, _EACH)
     ]  # fmt: skip
     try:
-        yield LoadFleet(processes, count)
+        yield LoadFleet(processes, count, name)
     finally:
         for process in processes:
             process.kill()

@@ -24,7 +24,7 @@ from models.deliveries import Adopt, Deliveries, Print, Request, Status
 from models.groups import patiently, resolve
 from models.sealing import Seal
 from models.states import DeliveryState
-from models.values import Stream
+from models.values import STREAMS, Stream
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Delivery:
     attempt: uuid.UUID
     output: Callable[[Stream, bytes], None]
     left_out: Callable[[Stream, int], None]
-    offsets: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))  # bytes up to which output was passed on
+    offsets: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))  # bytes up to which output was passed on
     status: Status | None = None
     unseen: str | None = None  # why nothing more is to be expected
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -103,7 +103,7 @@ class Mailbox:
 
     async def ask(self, request: Request, delivery: Delivery | None = None) -> bool:
         """Carry out a request; returns its answer once it is committed. An adopted attempt's output comes to its delivery before."""
-        return await asyncio.shield(self.send(request, delivery))
+        return await self.send(request, delivery)
 
     def send(self, request: Request, delivery: Delivery | None = None) -> asyncio.Future[bool]:
         """Have a request carried out, whether somebody waits for it or not."""

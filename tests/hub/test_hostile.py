@@ -13,7 +13,9 @@ import pytest
 from models.records import Piece, Printed, Started
 from models.tokens import Role
 from models.values import Stream
+from tests.hub.agents import SmallAgent
 from tests.hub.api import Api
+from tests.hub.conftest import Enrol
 from tests.models.test_store import OWNER, spec
 from tests.servers.hub import Hub
 
@@ -111,3 +113,54 @@ def test_no_path_leads_past_the_door(api: Api, method: str, path: str) -> None:
 def test_a_session_of_one_agent_is_nothing_to_the_api_and_the_other_way_round(api: Api) -> None:
     for headers in ({"Authorization": f"Bearer {api.clear[Role.ADMIN]}"}, {"Cookie": f"fleetflow={api.clear[Role.ADMIN]}"}):
         assert httpx.post(f"{api.hub.url}/agent/v1/sync", json={"v": 1}, headers=headers, trust_env=False).status_code == 401
+
+
+def request(agent: SmallAgent, body: bytes, *more: str, version: str = "1.1", length: str = "") -> bytes:
+    """A request of an agent as it goes over the wire; `more` are lines of its head."""
+    lines = [f"POST /agent/v1/sync HTTP/{version}", "Host: h", f"Authorization: Bearer {agent.id}.{agent.credential}", *more]
+    return "\r\n".join([*lines, length or f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def answers(wire: socket.socket) -> list[bytes]:
+    """What comes until the hub hangs up, cut into answers."""
+    return b"".join(iter(lambda: wire.recv(65536), b"")).split(b"HTTP/1.1 ")[1:]
+
+
+async def test_an_agent_is_understood_however_its_requests_are_spelled_and_cut(hub: Hub, enrol: Enrol) -> None:
+    agent = await enrol("spelled")
+    body = b'{"v": 1, "boot": "b", "session": "s", "generation": 1, "version": "t", "wait": 0.5}'
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    close = "Connection: close"
+    plain, last = request(agent, body), request(agent, body, close)
+    asked = [
+        (last, [b"200"]),
+        (request(agent, chunks, close, length="Transfer-Encoding: chunked"), [b"200"]),
+        (request(agent, chunks, length="Transfer-Encoding: chunked") + last, [b"200", b"200"]),
+        (request(agent, body, version="1.0"), [b"200"]),
+        (request(agent, body, close, "Expect: 100-continue"), [b"100", b"200"]),
+        (plain + plain + last, [b"200", b"200", b"200"]),
+        (plain + b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n" + last, [b"200", b"200", b"200"]),
+        (request(agent, b"{", close), [b"400"]),
+    ]
+    for sent, statuses in asked:
+        for size in (len(sent), 50):
+            with connected(hub) as wire:
+                for begin in range(0, len(sent), size):
+                    wire.sendall(sent[begin : begin + size])
+                found = answers(wire)
+            assert [answer[:3] for answer in found] == statuses, sent
+            assert b'"tell": true' in found[-1] or statuses[-1] != b"200"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_agents_body_has_its_limit_too(hub: Hub, enrol: Enrol, *, chunked: bool) -> None:
+    agent = await enrol(f"long-{chunked}")
+    piece = b"x" * 65536
+    sent, length = (b"%x\r\n%s\r\n" % (len(piece), piece), "Transfer-Encoding: chunked") if chunked else (piece, "Content-Length: 9000000")
+    with connected(hub) as wire:
+        wire.sendall(request(agent, b"", length=length))
+        with suppress(OSError):  # it hangs up on us
+            for _ in range(9_000_000 // len(piece)):
+                wire.sendall(sent)
+        with suppress(ConnectionError):
+            assert wire.recv(4096).startswith(b"HTTP/1.1 413 ")
