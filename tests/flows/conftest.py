@@ -8,7 +8,7 @@ from tests.servers.prefect import PrefectServer
 from tests.servers.worker import Worker, run_worker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def careful(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker that asks before it runs a command with `rm`, or on more than 30 hosts, and that waits 15 seconds for an answer."""
     home = tmp_path_factory.mktemp("careful")

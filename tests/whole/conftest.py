@@ -11,7 +11,7 @@ def secret() -> str:
     return "canary-of-the-worker-7f3a"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # it works while it waits, and so ends with its last test
 def stack(tmp_path_factory: pytest.TempPathFactory, sshd: Sshd, secret: str) -> Iterator[Stack]:
     """One stack for all of these tests; a test that ends its worker waits for the next one."""
     home = tmp_path_factory.mktemp("whole") / "home"
