@@ -267,7 +267,7 @@ def _read_whole(size: int) -> str:
     block = f'LC_ALL=C IFS= read -rN {size} ff_t 2>/dev/null||ff_t=$(head -c {size});eval "$ff_t"'
     return (
         f'if [ "$BASH_VERSION" ];then {block};'
-        'elif [ -p /dev/stdin ]&&[ -r /dev/stdin ]&&! [ "$KSH_VERSION$YASH_VERSION$ZSH_VERSION" ];then . /dev/stdin;'
+        'elif [ -p /dev/stdin ]&&[ -r /dev/stdin ]&&! [ "$KSH_VERSION$YASH_VERSION$ZSH_VERSION" ];then ff_sources=1;. /dev/stdin;'
         f'else eval "$(head -c {size})";fi'
     )
 
@@ -284,10 +284,16 @@ def _payload(sh: str, values: Mapping[str, str], env: Mapping[str, str], command
     run = way.run.format(command=f"{environment} {way.program or _RUN_SCRIPT.format(streams=wrapper.streams)}")
     lines += [f"ff_prepare() {{\n{prepare}\n}}", f"ff_run() {{\n{run}\n}}"]
     text = _encode("\n".join([*lines, *map(_text, wrapper.texts), "ff_main", ""]))  # the last line starts it all
-    reading = _READ_LINES if way.spooled else _read_whole(len(text))
+    return _boot(sh, values, way, len(text)).encode() + text + (_encode(f"{_END_OF_TEXT}\n") + way.spooled if way.spooled else b"")
+
+
+def _boot(sh: str, values: Mapping[str, str], way: "_Way", size: int) -> str:
+    """What reads a wrapper of `size` bytes: the shell takes this byte by byte, and it is short where the shell is known already."""
+    if values["ff_leans"] and not way.spooled:
+        return "ff_n=${IFS#??};. /dev/stdin\n"
+    reading = _READ_LINES if way.spooled else _read_whole(size)
     # dropbear gives its sessions no process group of their own.
-    boot = f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{READ_A_LINE}';{READ_A_LINE}\nff_n=${{IFS#??}};{reading}\n"
-    return boot.encode() + text + (_encode(f"{_END_OF_TEXT}\n") + way.spooled if way.spooled else b"")
+    return f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{READ_A_LINE}';{READ_A_LINE}\nff_n=${{IFS#??}} ff_sources=;{reading}\n"
 
 
 @dataclass(frozen=True, slots=True)

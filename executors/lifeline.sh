@@ -117,8 +117,9 @@ ff_is_served_alone() {
 }
 
 # Offers to stay, where that would save something, and ff_judge_all can see what it must (not a program that its user may not read).
+# Who leans on it is read the way that this one was, without a look at the shell.
 ff_apply() {
-  if ! ff_can_wait && [ -r "$ff_sh" ] && [ -e "/proc/$$/fd/3" ] && ff_is_served_alone; then
+  if [ "$ff_sources" ] && ! ff_can_wait && [ -r "$ff_sh" ] && [ -e "/proc/$$/fd/3" ] && ff_is_served_alone; then
     printf '\036%sserver %s\n' "$ff_nonce" "$PPID"
   else
     ff_stays=
