@@ -1,7 +1,6 @@
 """The command `fleetflow`: gathers the subcommands, and turns errors into one line and an exit code."""
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -34,6 +33,8 @@ app.add_typer(database.app, name="db")
 
 def _show_version(value: bool) -> None:
     if value:
+        from importlib.metadata import version  # 30 ms that no other command needs
+
         typer.echo(f"fleetflow {version('fleetflow')}")
         raise typer.Exit
 

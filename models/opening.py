@@ -127,11 +127,6 @@ def _task_values(task_id: int, spec: TaskSpec, owner: str | None, now: float) ->
         "stdin": command.stdin,
         "timeout": command.timeout,
         "on_disconnect": command.on_disconnect,
-        "become": command.become,
-        "become_password": command.become_password,
-        "umask": command.umask,
-        "interpreter": list(command.interpreter),
-        "arguments": list(command.arguments),
         "target": spec.target,
         "owner": owner,
         "hosts": len(spec.hosts),
@@ -141,11 +136,19 @@ def _task_values(task_id: int, spec: TaskSpec, owner: str | None, now: float) ->
 
 
 def _has_more(spec: TaskSpec) -> bool:
-    return spec.policy is not USUAL or bool(spec.options or spec.retry_of or spec.created_by or spec.request_key)
+    command = spec.command
+    plain = not (command.interpreter or command.arguments) and command.become is command.become_password is command.umask is None
+    return spec.policy is not USUAL or not plain or bool(spec.options or spec.retry_of or spec.created_by or spec.request_key)
 
 
 def _further_values(spec: TaskSpec) -> dict[str, object]:
+    command = spec.command
     return {
+        "become": command.become,
+        "become_password": command.become_password,
+        "umask": command.umask,
+        "interpreter": list(command.interpreter),
+        "arguments": list(command.arguments),
         "policy": spec.policy.as_dict() or None,
         "options": dict(spec.options) or None,
         "retry_of": spec.retry_of,
