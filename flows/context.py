@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from executors.agent.executor import ByAgent
 from executors.local import Local
@@ -16,8 +16,13 @@ from models.settings import Settings
 from models.store import Store
 from models.values import ExecutorKind
 
-if TYPE_CHECKING:
-    from flows.rollout import Rollout
+
+class UnderWay(Protocol):
+    """A task that runs."""
+
+    @property
+    def outlives_us(self) -> bool:
+        """Whether another worker could follow all that runs now to its end."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Context:
     recorder: Recorder
     executors: dict[ExecutorKind, Executor]
     places: Places
-    rollouts: dict[int, "Rollout"] = field(default_factory=dict)  # that are under way, by their tasks
+    rollouts: dict[int, UnderWay] = field(default_factory=dict)  # by their tasks
 
     async def aclose(self) -> None:
         """Write what is left, and close every connection."""

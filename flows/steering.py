@@ -20,7 +20,7 @@ from models.owner import Owner
 from models.values import OnDisconnect
 
 if TYPE_CHECKING:  # SQLAlchemy, for which every prefect command would pay
-    from flows.rollout import Rollout
+    from flows.context import UnderWay
     from models.store import Store
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Steering:
         store: "Store",
         owner: Owner,
         reaper: Reaper,
-        rollouts: Mapping[int, "Rollout"],
+        rollouts: Mapping[int, "UnderWay"],
         *,
         on_end: OnEnd,
         on_free: Callable[[], None],
