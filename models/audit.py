@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, insert, select
 
 from models.access import Access
 from models.errors import AuditError
-from models.tables import AuditRow
+from models.trail import AuditRow
 
 _WORDS = 500  # characters of what an entry says of one thing
 _CHUNK = 1000  # entries that are read at a time

@@ -18,7 +18,7 @@ from models.audit import Actor
 from models.errors import NotFoundError, UsageError
 from models.names import GROUP
 from models.records import Task, TaskLine
-from models.tables import ApiTokenRow
+from models.trail import ApiTokenRow
 
 _MARK = "fleetflow_"  # by which people and scanners see what it is
 

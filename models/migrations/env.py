@@ -6,7 +6,7 @@ one that fails leaves the tables as they were.
 
 from alembic import context
 
-from models import database
+from models import database, trail  # noqa: F401 - its tables are Base's too
 from models.tables import Base
 
 with database.writer(context.config.attributes["engine"]).connect() as connection:

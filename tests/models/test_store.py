@@ -15,6 +15,7 @@ from models.records import Claim, Decision, Finished, Outcome, Piece, Printed, S
 from models.states import ExecutionState, TaskState
 from models.store import Store
 from models.tables import Base
+from models.trail import AuditRow
 from models.values import Command, Stream
 from tests.models.conftest import Raw, migrate
 
@@ -228,6 +229,7 @@ def test_the_migrations_make_the_tables_that_the_classes_declare(url: str) -> No
 
     engine = database.connect(url)
     with engine.connect() as connection:
+        assert AuditRow.metadata is Base.metadata  # all tables are in there
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     engine.dispose()
     assert ScriptDirectory(str(Path(database.__file__).parent / "migrations")).get_current_head() == database.VERSION

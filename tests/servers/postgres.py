@@ -14,14 +14,14 @@ from pathlib import Path
 import psycopg
 
 from models import database
-from models.tables import Base
+from models.trail import AuditRow
 from tests.programs import need
 from tests.until import until
 
 _TEMPLATE = "prepared"  # has today's tables
 _EMPTY = "; ".join(
     [
-        *(f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables)),  # noqa: S608 - our own names
+        *(f"DELETE FROM {table.name}" for table in reversed(AuditRow.metadata.sorted_tables)),  # noqa: S608 - our own names
         "SELECT setval(sequencename::regclass, 1, false) FROM pg_sequences WHERE schemaname = 'public'",
         f"UPDATE alembic_version SET version_num = '{database.VERSION}'",  # noqa: S608
         "INSERT INTO stack (id) VALUES (gen_random_uuid())",
