@@ -290,7 +290,8 @@ def _payload(sh: str, values: Mapping[str, str], env: Mapping[str, str], command
 def _boot(sh: str, values: Mapping[str, str], way: "_Way", size: int) -> str:
     """What reads a wrapper of `size` bytes: the shell takes this byte by byte, and it is short where the shell is known already."""
     if values["ff_leans"] and not way.spooled:
-        return "ff_n=${IFS#??};. /dev/stdin\n"
+        # Unless /bin/sh has become another shell meanwhile, which would wait there for ever.
+        return f'ff_n=${{IFS#??}};if [ "$BASH_VERSION" ];then eval "$(head -c {size})";else . /dev/stdin;fi\n'
     reading = _READ_LINES if way.spooled else _read_whole(size)
     # dropbear gives its sessions no process group of their own.
     return f"kill -0 -$$ 2>/dev/null||exec setsid {sh} -c '{READ_A_LINE}';{READ_A_LINE}\nff_n=${{IFS#??}} ff_sources=;{reading}\n"

@@ -9,8 +9,11 @@ from tests.servers.postgres import PostgresServer, run_postgres
 from tests.servers.prefect import PrefectServer, run_prefect_server
 from tests.servers.sshd import Sshd, run_sshd
 
-# Files that take a minute or more go first, so that none of them is what everybody waits for at the end.
-_LONG = ("test_leak_tasks.py", "stack", "test_soak_hub.py", "prefect", "test_stack.py", "test_leaks.py")
+# Files that take half a minute or more go first, so that none of them is what everybody waits for at the end.
+_LONG = (
+    "test_leak_tasks.py", "stack", "test_soak_hub.py", "prefect", "test_stack.py", "test_leaks.py", "test_contract.py", "test_postgres.py",
+    "test_agent_survives.py", "test_durable_contract.py", "test_agent_hub.py", "test_fuzz.py",
+)  # fmt: skip
 # Files without a server of their own, whose tests mostly wait: each goes to whoever is free.
 _ALONE = (
     "test_durable.py", "test_durable_ends.py", "test_durable_spool.py", "test_lifeline.py", "test_local.py", "test_silent_cut.py",
