@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,18 @@ def test_a_stack_that_is_upgraded_leaves_commands_running_and_follows_them(stack
     (tmp_path / "starts").touch()
     script = f"echo {word} >>{tmp_path}/starts; echo begin; until [ -e {tmp_path}/go ]; do sleep 0.1; done; echo end"
     assert stack("run", "sleep 300", "-t", "localhost,agent3", "--no-wait").returncode == 0
+
+    def cannot_go_on() -> int | None:
+        with closing(stack.store()) as store:
+            newest = store.tasks(1)
+        local = stack.executions(newest[0].id).get("localhost") if newest else None
+        return newest[0].id if local and local.state is ExecutionState.RUNNING else None
+
+    doomed = until(cannot_go_on, 30, "what cannot go on")
+    assert doomed is not None
     assert stack("run", script, "-t", "agent[1-2]", "--no-wait").returncode == 0
     until(lambda: (tmp_path / "starts").read_text().count(word) == 2, 30, "two starts")
     task = stack.newest()
-    until(lambda: stack.executions(task.id - 1)["localhost"].state is ExecutionState.RUNNING, 30, "what cannot go on")
     assert stack("down", "--keep-running").returncode == 0
     assert not stack.newest().state.is_final
     (tmp_path / "go").touch()  # their ends find no hub
@@ -109,7 +118,7 @@ def test_a_stack_that_is_upgraded_leaves_commands_running_and_follows_them(stack
     assert stack.ended(task.flow_run_id, 90)["state"]["type"] == "COMPLETED"
     assert {stack.output(execution) for execution in stack.executions(task.id).values()} == {b"begin\nend\n"}
     assert (tmp_path / "starts").read_text().count(word) == 2, "a command ran twice"
-    assert {one.state for one in stack.executions(task.id - 1).values()} == {ExecutionState.CANCELED}, "localhost ends with its worker"
+    assert {one.state for one in stack.executions(doomed).values()} == {ExecutionState.CANCELED}, "localhost ends with its worker"
 
 
 def test_what_a_bad_network_and_deaths_do_together_breaks_nothing(
