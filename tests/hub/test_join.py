@@ -107,8 +107,8 @@ async def test_a_revoke_cuts_an_open_poll_within_a_second(hub: Hub, enrol: Enrol
     poll = asyncio.create_task(agent.post(wait=30))
     await asyncio.sleep(0.2)
     assert not poll.done()
-    hub.agents().decide(["cut"], AgentState.REVOKED, TESTS)
     began = time.monotonic()
+    hub.agents().decide(["cut"], AgentState.REVOKED, TESTS)
     assert (await poll).status_code == 403
     assert time.monotonic() - began < 1
     again = await agent.post()
