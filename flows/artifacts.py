@@ -25,8 +25,7 @@ async def publish(store: Store, task: Task, executions: Sequence[Execution], hub
     The store has the truth: a failure here is only logged.
     """
     try:
-        for artifact in _draw(task, executions, hub_url):
-            await artifact.acreate()
+        await asyncio.gather(*(artifact.acreate() for artifact in _draw(task, executions, hub_url)))
         if task.counts[ExecutionState.LOST] and (await asyncio.to_thread(store.task, task.id)).counts != task.counts:
             async with get_client() as client:  # whoever was told of the late end may have found nothing to renew
                 await renew(client, store, task.id, hub_url)

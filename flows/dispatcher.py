@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -42,27 +42,16 @@ class Dispatcher:
 
     async def work(self) -> None:
         """Look for ever: when somebody rings, when a run has begun, and from time to time."""
-        with bells.listen(self._home, bells.Kind.DISPATCHER) as bell:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(bell.fileno(), self._hear, bell)
-            try:
-                while True:
-                    await self._carefully()
-                    self._rung.clear()
-                    try:
-                        async with asyncio.timeout(_LOOK):
-                            await self._rung.wait()
-                    except TimeoutError:
-                        pass
-            finally:
-                loop.remove_reader(bell.fileno())
+        with bells.answered(self._home, bells.Kind.DISPATCHER, self._rung.set):
+            while True:
+                await self._carefully()
+                self._rung.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._rung.wait()
 
     def look(self) -> None:
         """Look soon: there may be room for another flow run."""
-        self._rung.set()
-
-    def _hear(self, bell: socket.socket) -> None:
-        bells.heard(bell)
         self._rung.set()
 
     async def _carefully(self) -> None:

@@ -6,10 +6,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.context import current
+from flows.nowhere import NOWHERE
 from flows.reaper import Reaper
 
 
-@flow(name="reap-lost", retries=0, persist_result=False, log_prints=False)
+@flow(name="reap-lost", retries=0, persist_result=False, result_storage=NOWHERE, log_prints=False)
 async def reap_lost() -> State[None]:
     """End what dead workers left: executions, tasks and flow runs, so that nothing shows Running for ever."""
     context = current()

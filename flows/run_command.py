@@ -13,6 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from flows import logins
 from flows.context import current
 from flows.lateness import skip_if_late
+from flows.nowhere import NOWHERE
 from flows.perform import perform
 from flows.request import Request, options_given, read_options, resolve_hosts
 from models.commands import check_limits
@@ -28,7 +29,7 @@ def name_of_run() -> str:
     return run_name(str(what), str(parameters["target"]))
 
 
-@flow(name="run-command", flow_run_name=name_of_run, retries=0, persist_result=False, log_prints=False)
+@flow(name="run-command", flow_run_name=name_of_run, retries=0, persist_result=False, result_storage=NOWHERE, log_prints=False)
 async def run_command(
     command: str = "",
     target: str = "localhost",

@@ -6,10 +6,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.forms import with_parameters_of
+from flows.nowhere import NOWHERE
 from flows.run_command import name_of_run, run_command
 
 
-@flow(name="run-script", flow_run_name=name_of_run, retries=0, persist_result=False, log_prints=False)
+@flow(name="run-script", flow_run_name=name_of_run, retries=0, persist_result=False, result_storage=NOWHERE, log_prints=False)
 @with_parameters_of(run_command.fn, but="command")
 async def run_script(
     script: str,

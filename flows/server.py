@@ -6,6 +6,7 @@ again, and ends when the stack does, however that ends.
 
 import socket
 import sys
+from functools import partial
 
 from setproctitle import setproctitle
 
@@ -22,12 +23,16 @@ def main(listener: int, lifeline: int) -> None:
     import uvicorn  # after the lifeline: the imports take seconds
     from prefect.server.api.server import create_app
 
+    from flows.ringing import Ringing
     from flows.turns import take_turns
+    from models import bells
+    from models.settings import find_home
 
     take_turns()
     # On the event loop that Prefect is developed and was measured on; the hub alone has uvloop.
+    app = Ringing(create_app(final=True), partial(bells.ring, find_home(), bells.Kind.POLL))
     config = uvicorn.Config(
-        create_app(final=True), loop="asyncio", http="h11", log_level="warning", timeout_graceful_shutdown=2,
+        app, loop="asyncio", http="h11", log_level="warning", timeout_graceful_shutdown=2,
         headers=[("content-security-policy", _POLICY)],
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])

@@ -42,6 +42,7 @@ from flows.patience import patiently
 from flows.reaper import Reaper, lives
 from flows.steering import DRAIN_LIMIT, Steering
 from flows.waiting import WaitingRoom
+from models import bells
 from models.errors import FleetflowError, LeaseLostError, UnavailableError
 from models.owner import Owner
 from models.settings import Settings
@@ -149,7 +150,8 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
     @asynccontextmanager
     async def _open_doorbell(self, settings: Settings, *, has_socket: bool) -> AsyncIterator[Steering]:
         identity = {"worker": self.name, "version": version("fleetflow"), "pid": os.getpid(), "home": str(settings.home)}
-        self._doorbell = doorbell = Doorbell(identity, self._ring.set)
+        # Our own server rings for each new run, and sooner; that of somebody else cannot.
+        self._doorbell = doorbell = Doorbell(identity, self._ring.set if settings.prefect_api_url else lambda: None)
 
         async def on_end(flow_run_id: UUID, state: State) -> None:
             await _tell(doorbell, flow_run_id, state)
@@ -163,7 +165,8 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
         loop = asyncio.get_running_loop()
         self._lease.when_lost(partial(loop.call_soon_threadsafe, self._on_lost))
         async with doorbell.open(settings.home / "worker.sock") if has_socket else contextlib.nullcontext():
-            yield steering
+            with bells.answered(settings.home, bells.Kind.POLL, self._ring.set):
+                yield steering
 
     async def _confirm(self) -> None:
         await self._lease.confirm()

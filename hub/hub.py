@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 import time
 import uuid
 from collections import deque
@@ -69,9 +68,7 @@ class Hub:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follow the database until the end of the block."""
-        with bells.listen(self._home, bells.Kind.HUB) as bell:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(bell.fileno(), self._hear, bell)
+        with bells.answered(self._home, bells.Kind.HUB, self._rung.set):
             await self._look()
             self.enlister.catch_up(self.lines.agents())
             loops = [
@@ -90,7 +87,6 @@ class Hub:
                 for task in loops:
                     task.cancel()
                 await asyncio.wait(loops)
-                loop.remove_reader(bell.fileno())
                 await self.writer.aclose()
                 await asyncio.to_thread(self.enlister.close)
 
@@ -142,10 +138,6 @@ class Hub:
 
     def _drop_oldest(self) -> None:
         self._size -= len(self._bodies.pop(self._read.popleft()[1]))
-
-    def _hear(self, bell: socket.socket) -> None:
-        bells.heard(bell)
-        self._rung.set()
 
     async def _follow(self) -> None:
         while True:

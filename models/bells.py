@@ -4,10 +4,11 @@ Each has a datagram socket in FLEETFLOW_HOME/bells, named by what it is. A ring 
 from time to time anyway.
 """
 
+import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ class Kind(StrEnum):
     HUB = "hub"
     WORKER = "worker"
     DISPATCHER = "dispatcher"
+    POLL = "poll"
 
 
 @contextmanager
@@ -38,6 +40,23 @@ def listen(home: Path, kind: Kind) -> Iterator[socket.socket]:
             yield bell
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def answered(home: Path, kind: Kind, on_ring: Callable[[], None]) -> Iterator[None]:
+    """Have the running loop call `on_ring` whenever somebody rang, until the end of the block."""
+
+    def hear() -> None:
+        if heard(bell):
+            on_ring()
+
+    loop = asyncio.get_running_loop()
+    with listen(home, kind) as bell:
+        loop.add_reader(bell.fileno(), hear)
+        try:
+            yield
+        finally:
+            loop.remove_reader(bell.fileno())
 
 
 def heard(bell: socket.socket) -> bool:

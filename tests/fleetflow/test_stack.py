@@ -28,7 +28,7 @@ from tests.servers.prefect import PrefectServer
 from tests.until import until
 
 REPOSITORY = Path(__file__).parent.parent.parent
-_MAIN = "from fleetflow.main import main; main()"
+_MAIN = "from fleetflow.__main__ import main; main()"
 _ENSURE = """
 import sys
 from fleetflow.stack import ensure_stack

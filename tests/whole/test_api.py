@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from models import bells
 from tests.hub.api import events
 from tests.stacks import Stack, marked, new_word
 from tests.until import until
@@ -44,6 +45,13 @@ def ended(api: httpx.Client, task: int, seconds: float = 60) -> dict[str, Any]:
     found = until(look, seconds, f"the end of task {task}", every=0.1)
     assert found is not None
     return found
+
+
+def test_a_flow_run_made_by_prefects_api_wakes_the_worker(stack: Stack) -> None:
+    with bells.listen(stack.home, bells.Kind.POLL) as bell:
+        run = stack.create_run(command="true")
+        until(lambda: bells.heard(bell), 10, "the ring of Prefect's server")
+    assert stack.ended(run)["state"]["type"] == "COMPLETED"
 
 
 def test_a_task_runs_as_a_flow_run_and_is_followed_to_its_end(stack: Stack, api: httpx.Client) -> None:
