@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
+from models.lasting import lasting
 from models.lifeline import end_with
 
 if TYPE_CHECKING:
@@ -39,14 +40,15 @@ def main(lifeline: int) -> None:
 
 
 async def _serve() -> None:
-    from prefect.client.orchestration import get_client
+    with lasting():
+        from prefect.client.orchestration import get_client
 
-    from flows import blocks, deploy
-    from flows.engine import soften
-    from flows.worker import FleetflowWorker
-    from models import database
-    from models.settings import Settings
-    from models.store import Store
+        from flows import blocks, context, deploy  # noqa: F401 - the context brings the executors, while the server starts
+        from flows.engine import soften
+        from flows.worker import FleetflowWorker
+        from models import database
+        from models.settings import Settings
+        from models.store import Store
 
     logging.getLogger("flows").setLevel(logging.INFO)
     settings = Settings.load()

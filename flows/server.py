@@ -10,6 +10,7 @@ from functools import partial
 
 from setproctitle import setproctitle
 
+from models.lasting import lasting
 from models.lifeline import end_with
 
 # Prefect's UI loads an analytics library that calls its maker even where analytics are off; pages may ask this machine alone.
@@ -20,13 +21,14 @@ def main(listener: int, lifeline: int) -> None:
     """Serve until a signal comes or the lifeline ends."""
     setproctitle("fleetflow prefect-server")
     end_with(lifeline)
-    import uvicorn  # after the lifeline: the imports take seconds
-    from prefect.server.api.server import create_app
+    with lasting():  # after the lifeline: the imports take seconds
+        import uvicorn
+        from prefect.server.api.server import create_app
 
-    from flows.ringing import Ringing
-    from flows.turns import take_turns
-    from models import bells
-    from models.settings import find_home
+        from flows.ringing import Ringing
+        from flows.turns import take_turns
+        from models import bells
+        from models.settings import find_home
 
     take_turns()
     # On the event loop that Prefect is developed and was measured on; the hub alone has uvloop.

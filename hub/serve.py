@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
+from models.lasting import lasting
 from models.lifeline import end_with
 
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ def serve(listener: socket.socket, **tuning: int) -> None:
 
     Raises `SettingsError` for a certificate that cannot be used, and `UnavailableError` where the database cannot.
     """
-    import uvicorn
+    with lasting():
+        import uvicorn
 
-    from hub.app import create_app
-    from hub.front import Front
-    from models.settings import Settings
+        from hub.app import create_app
+        from hub.front import Front
+        from models.settings import Settings
 
     settings = Settings.load()
     context = _open_context(settings, listener)

@@ -1,5 +1,6 @@
 """Servers that several folders of tests share."""
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -35,6 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.name not in _ALONE or "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group(_room(item)))
     items.sort(key=lambda item: _LONG.index(_room(item)) if _room(item) in _LONG else len(_LONG))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: nobody needs to look for garbage in it."""
+    gc.freeze()
 
 
 def _room(item: pytest.Item) -> str:
