@@ -1,24 +1,25 @@
 """Servers that several folders of tests share."""
 
-import gc
 import signal
 from collections.abc import Iterator
 
 import pytest
 
+from models.lasting import lasting
 from tests.servers.postgres import PostgresServer, run_postgres
 from tests.servers.prefect import PrefectServer, run_prefect_server
 from tests.servers.sshd import Sshd, run_sshd
 
-# Files that take half a minute or more go first, so that none of them is what everybody waits for at the end.
-_LONG = (
-    "test_leak_tasks.py", "stack", "test_soak_hub.py", "prefect", "test_stack.py", "test_leaks.py", "test_contract.py", "test_postgres.py",
-    "test_agent_survives.py", "test_durable_contract.py", "test_agent_hub.py", "test_fuzz.py",
-)  # fmt: skip
 # Files without a server of their own, whose tests mostly wait: each goes to whoever is free.
 _ALONE = (
     "test_durable.py", "test_durable_ends.py", "test_durable_spool.py", "test_lifeline.py", "test_local.py", "test_silent_cut.py",
     "test_unreachable.py",
+)  # fmt: skip
+# Files that take half a minute or more go first, so that none of them is what everybody waits for at the end; the one that
+# computes all the time goes beside those that wait.
+_LONG = (
+    "stack", "prefect", "test_soak_hub.py", "test_leaks.py", "test_contract.py", "test_stack.py", "test_postgres.py",
+    "test_agent_survives.py", "test_durable_contract.py", "test_agent_hub.py", "test_fuzz.py", "test_leak_tasks.py", *_ALONE,
 )  # fmt: skip
 
 
@@ -38,9 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LONG.index(_room(item)) if _room(item) in _LONG else len(_LONG))
 
 
-def pytest_collection_finish() -> None:
-    """What has been imported and collected stays: nobody needs to look for garbage in it."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays: nobody needs to look for garbage in it."""
+    with lasting():
+        return (yield)
 
 
 def _room(item: pytest.Item) -> str:
