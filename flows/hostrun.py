@@ -59,7 +59,8 @@ class HostRun:
     def _recording(self) -> Recording:
         """Of this try; made when its turn comes: of ten thousand hosts most wait for theirs."""
         if self._taken is None:
-            self._taken = self._terms.recorder.record(self._claim, self._terms.secrets(self._host))
+            kind = self._host.executor if self._host else None
+            self._taken = self._terms.recorder.record(self._claim, self._terms.secrets(self._host), kind)
         return self._taken
 
     async def run(self) -> Outcome | None:

@@ -116,12 +116,12 @@ class Hub:
         self._wanted = None
         await self._look()
 
-    async def fill(self, line: Line, answer: Answer) -> None:
+    async def fill(self, line: Line, answer: Answer, *, is_poll: bool) -> None:
         """Put into an answer what its agent is to be told."""
         for _, todo in list(line.due(time.monotonic())):
             if todo.telling is Telling.COMMAND and todo.body not in self._bodies:
                 await self._fetch(todo.body)
-        line.fill(answer, self._bodies, time.monotonic())
+        line.fill(answer, self._bodies, time.monotonic(), is_poll=is_poll)
 
     async def _fetch(self, name: uuid.UUID) -> None:
         """Read a command, once for all the agents that want it at the same moment."""

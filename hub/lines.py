@@ -112,7 +112,8 @@ class Line:
     telemetry: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] | None = None
     todo: dict[uuid.UUID, _Todo] = field(default_factory=dict)
-    forgotten: list[uuid.UUID] = field(default_factory=list)  # told in the last answer, which may not have arrived
+    # Told to be forgotten in the last answer to a report, and to a poll, which may not have arrived.
+    forgotten: tuple[list[uuid.UUID], list[uuid.UUID]] = field(default_factory=lambda: ([], []))
     former: tuple[tuple[str, str], ...] = ()  # with their boots
     doubt: tuple[str, float] | None = None  # the session that may be a copy's, and since when
     poll: Hold = field(default_factory=Hold)
@@ -132,8 +133,8 @@ class Line:
             self._tell_again()
         if sync.again:
             self._tell_again()
-            self.todo.update({attempt: _Todo(Telling.FORGET, attempt) for attempt in self.forgotten})
-        self.forgotten.clear()
+            self.todo.update({attempt: _Todo(Telling.FORGET, attempt) for attempt in self.forgotten[sync.is_poll]})
+        self.forgotten[sync.is_poll].clear()
 
     def is_stranger(self, sync: Sync) -> bool:
         """Whether this session must say first what it knows."""
@@ -226,7 +227,7 @@ class Line:
     def has_due(self, now: float) -> bool:
         return any(True for _ in self.due(now))
 
-    def fill(self, answer: Answer, bodies: Mapping[uuid.UUID, bytes], now: float) -> None:
+    def fill(self, answer: Answer, bodies: Mapping[uuid.UUID, bytes], now: float, *, is_poll: bool) -> None:
         """Put into an answer what is due; commands whose body is not in `bodies` come the next time."""
         size = 0
         for attempt, todo in list(self.due(now)):
@@ -244,7 +245,7 @@ class Line:
                     answer.cancels.append(attempt)
                 case Telling.FORGET:
                     answer.acks.append(attempt)
-                    self.forgotten.append(attempt)
+                    self.forgotten[is_poll].append(attempt)
                     del self.todo[attempt]
             todo.due_at = now + _REPEAT
 

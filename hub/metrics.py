@@ -1,10 +1,12 @@
 """What the hub tells Prometheus; docs/metrics.md has the table."""
 
+import math
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from models.durations import BOUNDS
 from models.figures import Figures
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -48,15 +50,27 @@ class _Now:
             for value, number in (getattr(figures, name) if figures else {}).items():
                 family.add_metric((value,), number)
             yield family
+        yield _durations(figures)
         oldest = GaugeMetricFamily("fleetflow_delivery_oldest_queued_seconds", "Age of the oldest command that its agent has not taken.")
         if figures:
             oldest.add_metric((), figures.oldest)
         yield oldest
 
 
+def _durations(figures: Figures | None) -> Metric:
+    family = HistogramMetricFamily("fleetflow_command_seconds", "Time of a command on its host.", labels=("executor", "state"))
+    for key, found in (figures.durations if figures else {}).items():
+        family.add_metric(key, [(_spelled(bound), count) for bound, count in zip(BOUNDS, found.counts, strict=True)], found.seconds)
+    return family
+
+
+def _spelled(bound: float) -> str:
+    return "+Inf" if math.isinf(bound) else str(bound)
+
+
 _COUNTED = {  # what of `Figures`: its label, and what it is
     "agents": ("state", "Agents by presence, and those that wait for approval."),
     "deliveries": ("state", "Commands on their way through agents."),
     "executions": ("state", "Executions of the tasks that have not ended."),
-    "executions_running": ("executor", "Executions that run now: by an agent, or other."),
+    "executions_running": ("executor", "Executions that run now."),
 }

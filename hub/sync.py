@@ -211,7 +211,7 @@ async def _answer(hub: Hub, line: Line, said: Sync) -> Answer:
         answer.held = time.monotonic() - began
         if line.agent.rotating:
             await _renew(hub, line, said, answer)
-    await hub.fill(line, answer)
+    await hub.fill(line, answer, is_poll=said.is_poll)
     return answer
 
 

@@ -66,6 +66,11 @@ class Sync:
     telemetry: Mapping[str, Any] | None
     report: Report
 
+    @property
+    def is_poll(self) -> bool:
+        """Whether it came by the connection that polls, on which alone telemetry rides; an agent reports by another one."""
+        return self.telemetry is not None
+
 
 @dataclass(slots=True)
 class Answer:

@@ -6,15 +6,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, case, func, literal_column, select
 
+from models import durations
 from models.access import Access
 from models.clock import Clock
+from models.durations import Durations
 from models.presence import LIMITS, Presence
 from models.states import AgentState, DeliveryState, ExecutionState
 from models.tables import AgentRow, AttemptRow, DeliveryRow, ExecutionRow, TaskRow
 from models.values import ExecutorKind
 
 PENDING = AgentState.PENDING.value
-OTHER = "other"  # SSH and local, which the database does not tell apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Figures:
     oldest: float  # seconds that the oldest queued delivery has waited
     executions: Mapping[str, int]  # of the tasks that have not ended
     executions_running: Mapping[str, int]  # by executor
+    durations: Mapping[tuple[str, str], Durations]  # by executor and state
 
 
 def read(access: Access) -> Figures:
@@ -37,7 +39,8 @@ def read(access: Access) -> Figures:
             deliveries=_count(connection, _DELIVERIES, *DeliveryState),
             oldest=max(0.0, connection.scalar(_OLDEST) or 0.0),
             executions={state: int(number or 0) for state, number in zip(ExecutionState, counters, strict=True)},
-            executions_running=_count(connection, RUNNING, ExecutorKind.AGENT, OTHER),
+            executions_running=_count(connection, RUNNING, *ExecutorKind),
+            durations=durations.read(connection),
         )
 
 
@@ -62,8 +65,7 @@ _OLDEST = select(Clock() - func.min(DeliveryRow.queued_at)).where(DeliveryRow.st
 COUNTERS = select(*(func.sum(getattr(TaskRow, state)) for state in ExecutionState)).where(TaskRow.finished_at.is_(None))
 # The state stands there as a word, for only so the index of running executions is used.
 RUNNING = (
-    _counted(case((DeliveryRow.id.is_(None), OTHER), else_=ExecutorKind.AGENT.value), ExecutionRow.state == literal_column("'running'"))
+    _counted(AttemptRow.executor, ExecutionRow.state == literal_column("'running'"), AttemptRow.executor.is_not(None))
     .select_from(ExecutionRow)
     .join(AttemptRow, AttemptRow.id == ExecutionRow.attempt_id)
-    .outerjoin(DeliveryRow, DeliveryRow.attempt == AttemptRow.uuid)
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Update, bindparam, insert, update
 
+from models import durations
 from models.reading import running_on
 from models.records import Claim, Entry, Finished, Piece, Printed, Started
 from models.states import ExecutionState, check_move
@@ -104,7 +105,9 @@ def _finish_values(entry: Finished) -> Values:
 
 
 _ATTEMPT_START = (
-    update(AttemptRow).where(AttemptRow.id == bindparam("attempt")).values(state=ExecutionState.RUNNING, started_at=bindparam("at"))
+    update(AttemptRow)
+    .where(AttemptRow.id == bindparam("attempt"))
+    .values(state=ExecutionState.RUNNING, started_at=bindparam("at"), executor=bindparam("by"))
 )
 _ATTEMPT_FINISH = (
     update(AttemptRow)
@@ -124,7 +127,7 @@ _ATTEMPT_MASKED = update(AttemptRow).where(AttemptRow.id == bindparam("attempt")
 
 
 def _write_attempts(connection: Connection, entries: Sequence[Entry]) -> None:
-    starts: list[Values] = [{"attempt": entry.claim.attempt_id, "at": entry.at} for entry in entries if isinstance(entry, Started)]
+    starts = [_attempt_start(entry) for entry in entries if isinstance(entry, Started)]
     ends = [_attempt_end(entry) for entry in entries if isinstance(entry, Finished)]
     pieces = [_piece(entry.claim, piece) for entry in entries if isinstance(entry, Printed | Finished) for piece in entry.pieces]
     masked: list[Values] = [{"attempt": entry.claim.attempt_id} for entry in entries if isinstance(entry, Printed) and entry.is_masked]
@@ -132,6 +135,12 @@ def _write_attempts(connection: Connection, entries: Sequence[Entry]) -> None:
     for statement, values in written:
         if values:
             connection.execute(statement, values)
+    if ends:
+        durations.note(connection, [entry.claim.attempt_id for entry in entries if isinstance(entry, Finished)])
+
+
+def _attempt_start(entry: Started) -> Values:
+    return {"attempt": entry.claim.attempt_id, "at": entry.at, "by": entry.executor}
 
 
 def _attempt_end(entry: Finished) -> Values:

@@ -18,7 +18,7 @@ from models.output import Capture
 from models.records import Claim, Entry, Finished, Outcome, Printed, Started
 from models.states import ExecutionState
 from models.store import Store
-from models.values import Stream
+from models.values import ExecutorKind, Stream
 
 _GROUP = 500  # entries a commit takes at most
 _OUTPUT_WAIT = 1.0  # seconds that output may wait for company
@@ -43,9 +43,9 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
-    def record(self, claim: Claim, secrets: Iterable[str] = ()) -> "Recording":
-        """The sink of one attempt; the `secrets` are masked in all that it takes."""
-        return Recording(self, claim, self._output_limit, tuple(secrets))
+    def record(self, claim: Claim, secrets: Iterable[str] = (), executor: ExecutorKind | None = None) -> "Recording":
+        """The sink of one attempt by this executor; the `secrets` are masked in all that it takes."""
+        return Recording(self, claim, self._output_limit, tuple(secrets), executor)
 
     async def put(self, entry: Entry) -> bool:
         """Write an entry; returns once it is committed. False: somebody else had moved the row, nothing was written."""
@@ -106,8 +106,11 @@ class Recorder:
 class Recording:
     """Takes what happens to one attempt; the sink of the executors."""
 
-    def __init__(self, recorder: Recorder, claim: Claim, output_limit: int, secrets: Sequence[str] = ()) -> None:
+    def __init__(
+        self, recorder: Recorder, claim: Claim, output_limit: int, secrets: Sequence[str] = (), executor: ExecutorKind | None = None
+    ) -> None:
         self._recorder = recorder
+        self._executor = executor
         self._masks = {stream: Mask(secrets) for stream in Stream} if secrets else {}
         self._masking = threading.Lock()
         self._claim = claim
@@ -122,7 +125,7 @@ class Recording:
     async def starting(self) -> None:
         """Commit `queued -> running`; raises `TransitionError` when the execution is not ours any more."""
         self._state = ExecutionState.RUNNING  # also when a cancel falls into the commit: it is under way, and the end comes after it
-        if not await self._recorder.put(Started(self._claim, time.time())):
+        if not await self._recorder.put(Started(self._claim, time.time(), self._executor)):
             raise TransitionError(ExecutionState.QUEUED, ExecutionState.RUNNING)
 
     def output(self, stream: Stream, data: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from models.policy import USUAL, Policy
 from models.states import ExecutionState, TaskState
-from models.values import Attempt, Command, Stream
+from models.values import Attempt, Command, ExecutorKind, Stream
 
 WORKER_STOPPED = "worker stopped"  # the reason of a task that its worker's death ended
 
@@ -190,6 +190,7 @@ class Started:
 
     claim: Claim
     at: float
+    executor: ExecutorKind | None = None
 
 
 @dataclass(frozen=True, slots=True)

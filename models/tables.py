@@ -32,7 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mappe
 from models.states import AgentState, DeliveryState, ExecutionState, TaskState
 from models.values import OnDisconnect, Stream
 
-VERSION = "0011"  # the newest step in migrations/
+VERSION = "0012"  # the newest step in migrations/
 
 
 class Text(TypeDecorator[str]):
@@ -200,6 +200,7 @@ class AttemptRow(Base):
     number: Mapped[int]
     uuid: Mapped[str] = mapped_column(Uuid(as_uuid=False))
     owner: Mapped[str]
+    executor: Mapped[str | None]  # of one that has started
     epoch: Mapped[int]
     state: Mapped[str]
     exit_code: Mapped[int | None]
@@ -212,6 +213,18 @@ class AttemptRow(Base):
     masked: Mapped[bool] = mapped_column(Boolean, server_default="0")  # a secret was: what is stored is not as long as what the host has
 
     __table_args__ = (UniqueConstraint("execution_id", "number"), _one_of("state", ExecutionState))
+
+
+class DurationRow(Base):
+    """How many commands took at most `le` seconds, and longer than the next smaller one (durations.py)."""
+
+    __tablename__ = "duration"
+
+    executor: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(primary_key=True)
+    le: Mapped[float] = mapped_column(Float, primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float] = mapped_column(Float)  # all of them together
 
 
 class ApprovalRow(Base):

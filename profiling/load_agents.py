@@ -281,6 +281,7 @@ class _Line:
             self.again = self.is_busy = False
             self._agent.heard(self, json.loads(body))
         elif status == 0 and self._was_open:  # it was idle, and may have been closed meanwhile: once more, over a new one
+            self.again = True
             self._agent.lost(self)
             self.send(self._rest)
         else:

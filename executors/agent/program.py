@@ -1504,8 +1504,8 @@ class Line:
         except ConnectionError:
             if is_new:
                 raise
-            # A connection that was idle may have been closed meanwhile; nothing we say does harm when it is said twice.
-            return self._exchange(path, data, headers, patience)
+            # It was idle, and may have been closed meanwhile; or it broke with an answer on it, which is to be given again.
+            return self._exchange(path, json.dumps({**body, "again": True}).encode(), headers, patience)
         finally:
             self.deadline = None
 

@@ -31,9 +31,9 @@ def test_commands_are_told_in_the_order_of_their_deliveries_whenever_they_came()
     assert [attempt for attempt, _ in line.due(100)] == [orders[1].attempt]
 
 
-def said(session: str, boot: str, *, tells: bool = True) -> Sync:
+def said(session: str, boot: str, *, tells: bool = True, **more: object) -> Sync:
     raw = {"v": 1, "session": session, "boot": boot, "generation": 1, "version": "1", "free": 1} | ({"known": []} if tells else {})
-    return read_sync(uuid.uuid4(), json.dumps(raw).encode())
+    return read_sync(uuid.uuid4(), json.dumps(raw | more).encode())
 
 
 def test_a_machine_that_was_started_anew_is_itself_once_its_former_session_is_silent() -> None:
@@ -70,7 +70,7 @@ def test_what_a_receipt_lets_an_agent_forget_is_not_named_twice() -> None:
     receipt = Receipt(forget=[attempt])
     line.heed(Report(line.agent.id), receipt)
     answer = Answer(acks=receipt.forget)
-    line.fill(answer, {}, time.monotonic())
+    line.fill(answer, {}, time.monotonic(), is_poll=False)
     assert answer.acks == [attempt]
 
 
@@ -79,5 +79,20 @@ def test_what_is_to_be_forgotten_rides_along_with_the_next_answer() -> None:
     line.order(Order(1, attempt, line.agent.id, uuid.uuid4(), DeliveryState.CLOSED, canceled=False))
     for expected in ([attempt], []):
         answer = Answer()
-        line.fill(answer, {}, time.monotonic())
+        line.fill(answer, {}, time.monotonic(), is_poll=True)
         assert answer.acks == expected
+
+
+def test_what_got_lost_on_one_connection_is_told_again_whatever_came_by_the_other() -> None:
+    line, attempt = Line(AGENT), uuid.uuid4()
+    line.order(Order(1, attempt, line.agent.id, uuid.uuid4(), DeliveryState.CLOSED, canceled=False))
+
+    def told(sync: Sync) -> list[uuid.UUID]:
+        line.hear(sync, time.monotonic())
+        answer = Answer()
+        line.fill(answer, {}, time.monotonic(), is_poll=sync.is_poll)
+        return answer.acks
+
+    poll, report = said("s1", "b1", telemetry={"load1": 1}), said("s1", "b1", tells=False)
+    lost = said("s1", "b1", tells=False, telemetry={"load1": 1}, again=True)
+    assert [told(poll), told(report), told(lost), told(lost), told(poll)] == [[attempt], [], [attempt], [attempt], []]

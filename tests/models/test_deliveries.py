@@ -17,7 +17,7 @@ from models.records import Claim
 from models.reports import Report
 from models.states import AgentState, DeliveryState, ExecutionState
 from models.store import Store
-from models.values import OnDisconnect, Stream
+from models.values import ExecutorKind, OnDisconnect, Stream
 from tests.models.conftest import explain
 from tests.models.test_store import OWNER, spec, start, states
 
@@ -45,7 +45,7 @@ def running(store: Store, access: Access, exchange: Exchange, agent: uuid.UUID) 
     deliveries = Deliveries(access, OWNER)
     assert deliveries.apply([Post(of_agent.attempt.id, "agent1", BODY)]) == [True]
     exchange.take([Report(agent, held=[of_agent.attempt.id])])
-    assert start(store, of_agent)
+    assert start(store, of_agent, ExecutorKind.AGENT)
     assert start(store, of_ssh)
     assert deliveries.apply([Go(of_agent.attempt.id)]) == [True]
     return task.id, of_agent
@@ -121,7 +121,7 @@ def test_what_the_database_tells_at_any_time(store: Store, access: Access, excha
     assert told.agents == by_hand == {"online": 1, "stale": 2, "offline": 1, "never seen": 1, "pending": 1}
     assert {state: number for state, number in told.deliveries.items() if number} == {"queued": 1, "go": 1}
     assert {state: number for state, number in told.executions.items() if number} == {"running": 2}, "what has ended is not told"
-    assert told.executions_running == {"agent": 1, "other": 1}
+    assert told.executions_running == {"agent": 1, "ssh": 1, "local": 0}
     assert 0 <= told.oldest < 60
 
 

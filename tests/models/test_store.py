@@ -16,7 +16,7 @@ from models.states import ExecutionState, TaskState
 from models.store import Store
 from models.tables import Base
 from models.trail import AuditRow
-from models.values import Command, Stream
+from models.values import Command, ExecutorKind, Stream
 from tests.models.conftest import Raw, migrate
 
 OWNER = "machine:home:one"
@@ -27,8 +27,8 @@ def spec(*hosts: str, flow_run_id: uuid.UUID | None = None, **command: Any) -> T
     return TaskSpec(name="test", command=Command(script="echo hi", **command), target=",".join(hosts), hosts=hosts, flow_run_id=flow_run_id)
 
 
-def start(store: Store, claim: Claim) -> bool:
-    return store.write([Started(claim, 1.0)])[0]
+def start(store: Store, claim: Claim, executor: ExecutorKind = ExecutorKind.SSH) -> bool:
+    return store.write([Started(claim, 1.0, executor)])[0]
 
 
 def finish(store: Store, claim: Claim, outcome: Outcome = SUCCEEDED, was: ExecutionState = ExecutionState.RUNNING) -> bool:

@@ -148,6 +148,15 @@ def test_a_hub_that_has_forgotten_the_session_is_told_again(host: Agent) -> None
     until(lambda: len(host.hub.known) == 2, 30)
 
 
+def test_an_answer_that_got_lost_on_an_open_connection_is_asked_for_again(host: Agent) -> None:
+    host.start()
+    host.hub.wait_for(host.hub.command("true"), "done")
+    assert not any("again" in message for message in host.hub.syncs)
+    host.hub.drops = 1
+    host.hub.wait_for(host.hub.command("true"), "done")
+    assert any(message.get("again") for message in host.hub.syncs if "wait" not in message)
+
+
 def test_an_idle_agent_uses_no_processor_and_little_memory(host: Agent) -> None:
     host.start()
     host.hub.wait_for(host.hub.command("true"), "done")

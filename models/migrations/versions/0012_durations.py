@@ -1,0 +1,22 @@
+"""Which executor an attempt went by, and how long commands took."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("attempt", sa.Column("executor", sa.String(), nullable=True))
+    op.create_table(
+        "duration",
+        sa.Column("executor", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("le", sa.Float(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("executor", "state", "le", name=op.f("pk_duration")),
+    )
