@@ -1,7 +1,7 @@
 """Takes one host of a task from its turn to its recorded end, over all its tries."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -16,7 +16,7 @@ from models.recorder import Recorder, Recording
 from models.records import Claim, Outcome
 from models.states import ExecutionState
 from models.store import Store
-from models.values import Command, Host, Stream
+from models.values import Command, ExecutorKind, Host, Stream
 
 OnEnd = Callable[[str, Outcome, Recording], None]
 
@@ -35,6 +35,7 @@ class Terms:
     owner: str
     store: Store
     recorder: Recorder
+    executors: Mapping[ExecutorKind, Executor]
     secrets: Callable[[Host | None], list[str]]  # that are masked in what a host prints
     slots: asyncio.Semaphore
     brake: Brake
@@ -44,11 +45,12 @@ class Terms:
 class HostRun:
     """One host. A cancel ends the command on the host, is recorded, and goes through."""
 
-    def __init__(self, terms: Terms, claim: Claim, host: Host | None, executor: Executor, place: Place) -> None:
+    def __init__(self, terms: Terms, claim: Claim, host: Host | None, place: Place) -> None:
         self._terms = terms
         self._claim = claim
         self._host = host
-        self._executor = executor
+        self._kind = (host and host.executor) or ExecutorKind.SSH
+        self._executor = terms.executors[self._kind]
         self._place = place
         self._taken: Recording | None = None
         self._delays = terms.policy.delays()
@@ -59,8 +61,7 @@ class HostRun:
     def _recording(self) -> Recording:
         """Of this try; made when its turn comes: of ten thousand hosts most wait for theirs."""
         if self._taken is None:
-            kind = self._host.executor if self._host else None
-            self._taken = self._terms.recorder.record(self._claim, self._terms.secrets(self._host), kind)
+            self._taken = self._terms.recorder.record(self._claim, self._terms.secrets(self._host), self._kind)
         return self._taken
 
     async def run(self) -> Outcome | None:

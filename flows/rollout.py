@@ -14,7 +14,6 @@ from flows.hostrun import HostRun, OnEnd, Terms
 from flows.request import Request
 from models.records import Claim, Outcome
 from models.states import ExecutionState
-from models.values import ExecutorKind
 
 
 class Rollout:
@@ -35,6 +34,7 @@ class Rollout:
             owner=str(context.owner),
             store=context.store,
             recorder=context.recorder,
+            executors=context.executors,
             secrets=partial(masks.values, context.settings, request.command),
             slots=asyncio.Semaphore(request.policy.forks),
             brake=brake,
@@ -43,9 +43,7 @@ class Rollout:
 
     async def run(self, claim: Claim) -> None:
         """Run one host to its recorded end. A cancel ends the command on the host, is recorded, and goes through."""
-        host = self._hosts.get(claim.host)
-        executor = self._context.executors[(host and host.executor) or ExecutorKind.SSH]
-        run = HostRun(self._terms, claim, host, executor, self._context.places.on(claim.host))
+        run = HostRun(self._terms, claim, self._hosts.get(claim.host), self._context.places.on(claim.host))
         self._under_way.add(run)
         try:
             outcome = await run.run()

@@ -1,13 +1,14 @@
 """Tasks from the REST API, through Prefect to their hosts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from models import bells
+from models import bells, durations
+from models.durations import Durations
 from tests.hub.api import events
 from tests.stacks import Stack, marked, new_word
 from tests.until import until
@@ -47,6 +48,15 @@ def ended(api: httpx.Client, task: int, seconds: float = 60) -> dict[str, Any]:
     return found
 
 
+def took(stack: Stack) -> Mapping[tuple[str, str], Durations]:
+    store = stack.store()
+    try:
+        with store.access.reading() as connection:
+            return durations.read(connection)
+    finally:
+        store.close()
+
+
 def test_a_flow_run_made_by_prefects_api_wakes_the_worker(stack: Stack) -> None:
     with bells.listen(stack.home, bells.Kind.POLL) as bell:
         run = stack.create_run(command="true")
@@ -62,6 +72,7 @@ def test_a_task_runs_as_a_flow_run_and_is_followed_to_its_end(stack: Stack, api:
     assert heard[-1][1]["counts"]["succeeded"] == 4
     assert len([1 for kind, _ in heard if kind == "execution"]) == 4
     assert api.get(f"/tasks/{task}/executions/127.0.0.2/output").json()["text"] == "one\ntwo\n"
+    assert {("ssh", "succeeded"), ("local", "succeeded")} <= set(took(stack)), "each command was counted by its executor"
     shown = api.get(f"/tasks/{task}").json()
     run = stack.ended(shown["flow_run"])
     assert run["state"]["type"] == "COMPLETED"
