@@ -55,7 +55,7 @@ soak: setup
 	.venv/bin/pytest -n0 -m slow
 	PYTHONPATH=. .venv/bin/python profiling/soak_tasks.py --rounds "$(or $(ROUNDS),5)"
 	PYTHONPATH=. .venv/bin/python profiling/soak_worker.py --runs "$(or $(RUNS),1000)"
-	PYTHONPATH=. .venv/bin/python profiling/soak_hub.py --seconds "$(or $(SECONDS),600)"
+	PYTHONPATH=. .venv/bin/python profiling/soak_hub.py --heap --seconds "$(or $(SECONDS),600)"
 
 # The pictures of Prefect's UI and of the hub's pages in docs/images, taken by the tests that drive them.
 screenshots: setup

@@ -13,9 +13,11 @@ import gc
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from load_fleet import LoadFleet, run_fleet
 from side_by_side import Row, show
@@ -29,11 +31,13 @@ from models.policy import Policy
 from models.records import TaskSpec
 from models.settings import Settings
 from models.states import ExecutionState
-from models.values import Command, Host
+from models.values import Attempt, Command, ExecutorKind, Host
+from tests.executors.sinks import Collector
 from tests.servers.hub import Hub, run_hub
 
 AGENTS = 10_000
 SMALL = 1_000  # of which a second task takes so many
+SINGLE = 50  # commands, one after the other
 FIRST = 1_000  # whose memory is not measured
 FORKS = 2_000  # hosts at the same time: more of them bring nothing but queues
 SETTLE = 30.0  # seconds: those that came together go apart
@@ -144,23 +148,37 @@ async def run_task(context: Context, hub: Hub, fleet: LoadFleet, hosts: Sequence
     )
 
 
+async def deliveries(context: Context, fleet: LoadFleet) -> list[float]:
+    """Seconds from the moment at which a command is queued until its agent, which had nothing to do, has it; one after the other."""
+    executor, found = context.executors[ExecutorKind.AGENT], []
+    for host in fleet.hosts[-SINGLE:]:
+        fleet.figures()
+        attempt, began = Attempt(id=uuid.uuid4()), time.time()
+        await executor.run(attempt, host, Command(script="true"), Collector())
+        found.append(fleet.figures().first_command_at - began)
+        await executor.ack(attempt, host)
+    return found
+
+
 def tasks(hub: Hub, fleet: LoadFleet) -> list[Row]:
-    """One task over all agents, and one over some."""
+    """Single commands, one task over all agents, and one over some."""
     os.environ["FLEETFLOW_HOME"] = str(hub.home)
 
-    async def run() -> tuple[TaskTimes, TaskTimes]:
+    async def run() -> tuple[list[float], TaskTimes, TaskTimes]:
         context = open_context(Settings.load(), Owner.load(hub.home))
         gc.freeze()  # as the worker does
         try:
+            single = await deliveries(context, fleet)
             large = await run_task(context, hub, fleet, fleet.hosts)
             await asyncio.sleep(5)  # until the agents have been told to forget
-            return large, await run_task(context, hub, fleet, fleet.hosts[:SMALL])
+            return single, large, await run_task(context, hub, fleet, fleet.hosts[:SMALL])
         finally:
             await close_context()
 
-    large, small = asyncio.run(run())
+    single, large, small = asyncio.run(run())
     few = min(SMALL, fleet.count)
     return [
+        row("a command for an agent that waits: it has it, p50", "ms", median(single) * 1e3, 50),
         row(f"one task over {fleet.count:,}: its rows created", "s", large.created, 0.5),
         row("  the first agent has its command", "s", large.first, 1),
         row("  all stored and counted", "s", large.stored, 15),
