@@ -31,8 +31,8 @@ def main(listener: int, lifeline: int) -> None:
         from models.settings import find_home
 
     take_turns()
-    # On the event loop that Prefect is developed and was measured on; the hub alone has uvloop.
     app = Ringing(create_app(final=True), partial(bells.ring, find_home(), bells.Kind.POLL))
+    # On the event loop that Prefect is developed and was measured on; the hub alone has uvloop, which gains nothing here.
     config = uvicorn.Config(
         app, loop="asyncio", http="h11", log_level="warning", timeout_graceful_shutdown=2,
         headers=[("content-security-policy", _POLICY)],
