@@ -1,6 +1,7 @@
 """The worker's socket: the command line rings here after it has sent a flow run, and is told when that run has ended.
 
-One JSON object a line. `{"watch": "<flow run id>"}` makes the worker look for new runs at once and is answered when the run
+One JSON object a line. `{"watch": "<flow run id>"}` makes the worker look for new runs at once, where Prefect's server is not
+ours and cannot ring for itself (ringing.py), and is answered when the run
 has ended here: `{"flow_run_id": ..., "state": "COMPLETED", "name": "Completed", "message": ...}`, with the results of a small
 task (answers.py); a run that never comes here is never answered. `{"ping": true}` is answered with who the worker is.
 """

@@ -56,7 +56,7 @@ _FAREWELL = 5.0  # seconds for the rest, once no run is under way
 _FULL_POLL = 15.0  # seconds between polls that tell the server that its queues are served; it waits for 60
 _REAP = 5.0  # seconds between looks for dead workers, at most
 _CROWDED_POLL = 2.0  # seconds between looks for new runs while no place is free; an end that frees one does not wait for it
-POLL = 0.5  # seconds between looks for new runs; a ring at the socket does not wait for it
+POLL = 0.5  # seconds between looks for new runs; a ring does not wait for it
 
 
 class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
@@ -106,7 +106,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             except UnavailableError as error:
                 if self.needs_socket:
                     raise
-                printer(f"{error}; this one finds its runs by polling")
+                printer(f"{error}; this one has no socket")
                 yield False
             else:
                 yield True

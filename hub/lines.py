@@ -112,8 +112,8 @@ class Line:
     telemetry: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] | None = None
     todo: dict[uuid.UUID, _Todo] = field(default_factory=dict)
-    # Told to be forgotten in the last answer to a report, and to a poll, which may not have arrived.
-    forgotten: tuple[list[uuid.UUID], list[uuid.UUID]] = field(default_factory=lambda: ([], []))
+    # Told to be forgotten in an answer that may not have arrived; True: the last one to a poll, else to a report.
+    forgotten: dict[uuid.UUID, bool] = field(default_factory=dict)
     former: tuple[tuple[str, str], ...] = ()  # with their boots
     doubt: tuple[str, float] | None = None  # the session that may be a copy's, and since when
     poll: Hold = field(default_factory=Hold)
@@ -131,10 +131,12 @@ class Line:
             self.session = sync.session
             self.report.end()
             self._tell_again()
+        told = [attempt for attempt, by_poll in self.forgotten.items() if by_poll is sync.is_poll]
         if sync.again:
             self._tell_again()
-            self.todo.update({attempt: _Todo(Telling.FORGET, attempt) for attempt in self.forgotten[sync.is_poll]})
-        self.forgotten[sync.is_poll].clear()
+            self.todo.update({attempt: _Todo(Telling.FORGET, attempt) for attempt in told})
+        for attempt in told:
+            del self.forgotten[attempt]
 
     def is_stranger(self, sync: Sync) -> bool:
         """Whether this session must say first what it knows."""
@@ -245,7 +247,7 @@ class Line:
                     answer.cancels.append(attempt)
                 case Telling.FORGET:
                     answer.acks.append(attempt)
-                    self.forgotten[is_poll].append(attempt)
+                    self.forgotten[attempt] = is_poll
                     del self.todo[attempt]
             todo.due_at = now + _REPEAT
 

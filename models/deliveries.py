@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Float, Row, bindparam, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from models import upserts
 from models.access import Access, tick
 from models.chunks import chunks
 from models.clock import Clock
@@ -234,9 +234,8 @@ def _delivery(post: Post, agent_id: str, owner: str, now: int) -> dict[str, obje
 
 
 def _insert_body(connection: Connection, body: Body) -> None:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     values = {"id": str(body.id), "sealed": body.sealed, "data": body.data, "created_at": time.time()}
-    connection.execute(dialect.insert(DeliveryBodyRow).on_conflict_do_nothing(), values)
+    connection.execute(upserts.insert(connection, DeliveryBodyRow).on_conflict_do_nothing(), values)
 
 
 def _print(row: Row[Any]) -> Print:

@@ -135,8 +135,13 @@ def _write_attempts(connection: Connection, entries: Sequence[Entry]) -> None:
     for statement, values in written:
         if values:
             connection.execute(statement, values)
-    if ends:
-        durations.note(connection, [entry.claim.attempt_id for entry in entries if isinstance(entry, Finished)])
+    if measured := [entry.claim.attempt_id for entry in entries if isinstance(entry, Finished) and _is_measured(entry)]:
+        durations.note(connection, measured)
+
+
+def _is_measured(entry: Finished) -> bool:
+    """Whether its times are those of a command: of one that was given up as lost they are not, nor when its end is told late."""
+    return entry.was is ExecutionState.RUNNING and entry.outcome.state is not ExecutionState.LOST
 
 
 def _attempt_start(entry: Started) -> Values:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from models.states import AgentState, DeliveryState, ExecutionState, TaskState
-from models.values import OnDisconnect, Stream
+from models.values import ExecutorKind, OnDisconnect, Stream
 
 VERSION = "0012"  # the newest step in migrations/
 
@@ -223,8 +223,14 @@ class DurationRow(Base):
     executor: Mapped[str] = mapped_column(primary_key=True)
     state: Mapped[str] = mapped_column(primary_key=True)
     le: Mapped[float] = mapped_column(Float, primary_key=True)
-    count: Mapped[int] = mapped_column(BigInteger)
+    number: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float] = mapped_column(Float)  # all of them together
+
+    __table_args__ = (
+        _one_of("executor", ExecutorKind),
+        _one_of("state", ExecutionState),
+        CheckConstraint("number > 0 AND seconds >= 0", name="not_negative"),
+    )
 
 
 class ApprovalRow(Base):

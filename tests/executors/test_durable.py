@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -150,8 +151,11 @@ def test_without_main_and_watcher_the_next_one_ends_what_is_left(box: Spooled) -
     run = _up(box.start(STUBBORN))
     watcher = watcher_of(run)
     readers = children(watcher)
-    for pid in (watcher, run.pid, *readers):
+    for pid in (watcher, run.pid):
         kill(pid)
+    for pid in readers:
+        with suppress(ProcessLookupError):  # it ends with its watcher, perhaps sooner
+            kill(pid)
     assert box.verdict(Verb.ATTACH, run.attempt) == "lost killed"
     run.vanish()
     box.nothing_left()

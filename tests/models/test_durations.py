@@ -26,16 +26,19 @@ def at_most(*seconds: float) -> list[int]:
 
 
 def test_each_try_that_started_is_counted_once_by_executor_and_state(store: Store, access: Access) -> None:
-    task = store.open_task(spec("a", "b", "c", "d", "e"), OWNER)
-    a, b, c, d, e = store.claim(task.id, OWNER)
+    task = store.open_task(spec("a", "b", "c", "d", "e", "f"), OWNER)
+    a, b, c, d, e, f = store.claim(task.id, OWNER)
     assert read(access) == {}
     running = ExecutionState.RUNNING
     started = [Started(a, 100.0, ExecutorKind.SSH), Started(b, 100.0, ExecutorKind.SSH), Started(c, 100.0, ExecutorKind.AGENT)]
-    assert all(store.write([*started, Started(e, 100.0, ExecutorKind.LOCAL)]))
+    assert all(store.write([*started, Started(e, 100.0, ExecutorKind.LOCAL), Started(f, 100.0, ExecutorKind.AGENT)]))
     ends = [Finished(a, 100.25, running, SUCCEEDED, (), {}), Finished(b, 110.0, running, SUCCEEDED, (), {})]
     assert all(store.write([*ends, Finished(d, 101.0, ExecutionState.QUEUED, UNREACHABLE, (), {})]))
     assert all(store.write([Finished(c, 99.0, running, FAILED, (), {})])), "a clock that was set back"
     assert store.write(ends) == [False, False], "what came twice counts once"
+    lost = Outcome(state=ExecutionState.LOST, error="silent")
+    assert all(store.write([Finished(f, 400.0, running, lost, (), {})])), "given up"
+    assert all(store.write([Finished(f, 900.0, ExecutionState.LOST, SUCCEEDED, (), {})])), "and told late"
     assert store.try_again(Finished(e, 10_100.0, running, FAILED, (), {}), OWNER) is not None
     assert read(access) == {
         ("ssh", "succeeded"): Durations(at_most(0.25, 10.0), 10.25),

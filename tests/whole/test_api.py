@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -49,12 +50,8 @@ def ended(api: httpx.Client, task: int, seconds: float = 60) -> dict[str, Any]:
 
 
 def took(stack: Stack) -> Mapping[tuple[str, str], Durations]:
-    store = stack.store()
-    try:
-        with store.access.reading() as connection:
-            return durations.read(connection)
-    finally:
-        store.close()
+    with closing(stack.store()) as store, store.access.reading() as connection:
+        return durations.read(connection)
 
 
 def test_a_flow_run_made_by_prefects_api_wakes_the_worker(stack: Stack) -> None:

@@ -16,7 +16,13 @@ def upgrade() -> None:
         sa.Column("executor", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("le", sa.Float(), nullable=False),
-        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
+        sa.CheckConstraint("executor IN ('ssh', 'local', 'agent')", name=op.f("ck_duration_executor_known")),
+        sa.CheckConstraint(
+            "state IN ('pending', 'queued', 'running', 'succeeded', 'failed', 'timed_out', 'unreachable', 'canceled', 'lost')",
+            name=op.f("ck_duration_state_known"),
+        ),
+        sa.CheckConstraint("number > 0 AND seconds >= 0", name=op.f("ck_duration_not_negative")),
         sa.PrimaryKeyConstraint("executor", "state", "le", name=op.f("pk_duration")),
     )

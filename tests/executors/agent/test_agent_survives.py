@@ -17,7 +17,7 @@ import pytest
 from models.values import Attempt
 from tests.executors.agent.agents import Agent, enrolled
 from tests.executors.agent.hub import Hub
-from tests.executors.processes import is_alive, marked
+from tests.executors.processes import marked
 from tests.programs import need, need_root
 from tests.until import until
 
@@ -107,9 +107,9 @@ def _crash(host: Agent, tmp_path: Path, inject: str) -> None:
     (folder / "go").touch()
     host.start(before=("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={inject.partition(':')[0]}", "-e", f"inject={inject}"))
     host.hub.command(_slow(folder), attempt)
-    until(lambda: _agents(host) or (host.process and host.process.poll() is not None))
-    until(lambda: host.hub[attempt].done or host.hub[attempt].reason or not _agents(host), 20)
-    for pid in _agents(host):
+    until(lambda: host.services() or (host.process and host.process.poll() is not None))
+    until(lambda: host.hub[attempt].done or host.hub[attempt].reason or not host.services(), 20)
+    for pid in host.services():
         os.kill(pid, signal.SIGKILL)
     host.stop()  # strace, which lets go of the keepers
     seen = len(host.hub.known)
@@ -124,12 +124,6 @@ def _crash(host: Agent, tmp_path: Path, inject: str) -> None:
     else:
         assert _runs(folder) == 0
     host.stop()
-
-
-def _agents(host: Agent) -> list[int]:
-    lines = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
-    ours = [pid for pid, line in lines.items() if str(host.state).encode() in line and b"\0run\0" in line and b"strace" not in line]
-    return [pid for pid in ours if is_alive(pid)]
 
 
 # The service writes its journal anew at its start (two), then "held" and "started"; the keeper makes its files safe at the end.

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.executors.ssh.running import runner
 from tests.programs import need
 from tests.servers.passwords import Accounts, run_password_server
 from tests.servers.sshd import Sshd, make_key, run_sshd
+from tests.until import until
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,7 @@ def agent(strict: Sshd, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "agent"
     process = subprocess.Popen([need("ssh-agent"), "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 5
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(path.exists, 5, "the socket of ssh-agent")
         ask = tmp_path / "ask"
         ask.write_text("#!/bin/sh\necho correct horse\n")
         ask.chmod(0o700)

@@ -3,7 +3,6 @@
 import os
 import pwd
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tests.executors.ssh.running import runner
 from tests.programs import need
 from tests.servers.authority import Authority
 from tests.servers.sshd import Sshd, make_key, run_sshd
+from tests.until import until
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 OPTIONS = {  # what ssh-keygen is told for each certificate
@@ -156,9 +156,7 @@ def run_agent(folder: Path, *keys: Path) -> Iterator[Path]:
     path = folder / "agent"
     with subprocess.Popen([need("ssh-agent"), "-D", "-a", str(path)], stdout=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 5
-            while not path.exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            until(path.exists, 5, "the socket of ssh-agent")
             for key in keys:
                 environ = os.environ | {"SSH_AUTH_SOCK": str(path)}
                 subprocess.run(["ssh-add", "-q", str(key)], env=environ, check=True, stdin=subprocess.DEVNULL, capture_output=True)
