@@ -106,7 +106,7 @@ class FleetflowWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorker
             except UnavailableError as error:
                 if self.needs_socket:
                     raise
-                printer(f"{error}; this one has no socket")
+                printer(f"{error}; this one finds its runs by polling")
                 yield False
             else:
                 yield True

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.executors.agent.hub import AGENT, Hub
-from tests.executors.processes import is_alive
 from tests.until import until
 
 PROGRAM = Path(__file__).parents[3] / "executors" / "agent" / "program.py"
@@ -57,11 +56,6 @@ class Agent:
     @property
     def words(self) -> str:
         return self.said.read_text()
-
-    def services(self) -> list[int]:
-        """The processes of ours that serve; one that runs under strace is not its strace."""
-        found = (pid for pid, line in _lines() if str(self.state).encode() in line and b"\0run\0" in line and b"strace" not in line)
-        return [pid for pid in found if is_alive(pid)]
 
     def keepers(self, attempt: str = "") -> list[int]:
         """The processes of ours beside a command: keeper and runner, the keeper first."""

@@ -17,7 +17,7 @@ import pytest
 from models.values import Attempt
 from tests.executors.agent.agents import Agent, enrolled
 from tests.executors.agent.hub import Hub
-from tests.executors.processes import marked
+from tests.executors.processes import children, is_alive, marked
 from tests.programs import need, need_root
 from tests.until import until
 
@@ -107,10 +107,10 @@ def _crash(host: Agent, tmp_path: Path, inject: str) -> None:
     (folder / "go").touch()
     host.start(before=("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={inject.partition(':')[0]}", "-e", f"inject={inject}"))
     host.hub.command(_slow(folder), attempt)
-    until(lambda: host.services() or (host.process and host.process.poll() is not None))
-    until(lambda: host.hub[attempt].done or host.hub[attempt].reason or not host.services(), 20)
-    for pid in host.services():
-        os.kill(pid, signal.SIGKILL)
+    service = until(lambda: children(host.pid) or (host.process and host.process.poll() is not None and [0]))[0]
+    until(lambda: host.hub[attempt].done or host.hub[attempt].reason or not is_alive(service), 20)
+    if is_alive(service):  # by its number: while it becomes another program, it has no command line
+        os.kill(service, signal.SIGKILL)
     host.stop()  # strace, which lets go of the keepers
     seen = len(host.hub.known)
     host.start()
