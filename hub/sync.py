@@ -98,7 +98,7 @@ async def answer(hub: Hub, caller: Caller, body: bytes, patience: float = 0.0) -
     except (CrowdedError, UnavailableError) as error:
         log.warning("agent %s has to try again: %r", line.agent.name, error)
         return refusal(503, "the hub cannot store this now", retry=_BUSY)
-    reply = _gate(hub, line) or _reply(told, is_last=hub.is_crowded() and not said.wait)
+    reply = _gate(hub, line) or _reply(told, is_last=hub.is_crowded() and not said.is_poll)
     if not told.held:
         hub.metrics.sync.observe(time.monotonic() - began - told.waited)
     return reply

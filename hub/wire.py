@@ -68,7 +68,7 @@ class Sync:
 
     @property
     def is_poll(self) -> bool:
-        """Whether it came by the connection that polls, on which alone telemetry rides; an agent reports by another one."""
+        """Whether it came by the connection that polls, on which alone telemetry rides; there is another one while a poll is held."""
         return self.telemetry is not None
 
 

@@ -95,7 +95,7 @@ class Fleet:
 
 
 class Agent:
-    """One agent: it polls on one connection, and reports on another."""
+    """One agent: it polls on one connection, and reports on another what no poll takes along."""
 
     def __init__(self, fleet: Fleet, name: str) -> None:
         self._fleet = fleet
@@ -106,6 +106,9 @@ class Agent:
         self._report = _Line(self, waits=False)
         self._is_new = True
         self._is_online = False
+        self._expects = False  # the next poll takes along what is to be said
+        self._teller: _Line | None = None  # by which something is being said
+        self._has_news = False  # the poll under way takes something along
         self._quick = 0
         self._began = 0.0
         self._runs: dict[str, str] = {}  # attempts, and what is to be said of each; "" when it was noted
@@ -135,9 +138,11 @@ class Agent:
 
     def poll(self) -> None:
         """Ask what there is to do."""
-        wait = 0.0 if self._is_new or self._poll.again else _HOLD
+        news = self._gather(self._poll) if self._expects and self._is_online and not self._is_new else b""
+        self._expects, self._has_news = False, bool(news)
+        wait = _HOLD if self._is_online and not self._is_new else 0.0
         self._began = time.monotonic()
-        self._poll.send(b'"wait":%g,"telemetry":%s' % (wait, self._fleet.telemetry))
+        self._poll.send(b'"wait":%g,"telemetry":%s%s' % (wait, self._fleet.telemetry, news))
 
     def message(self, rest: bytes, *, again: bool) -> bytes:
         """A body, with what every message says."""
@@ -154,6 +159,8 @@ class Agent:
         figures = self._fleet.figures
         figures.syncs += 1
         self._is_new = answer.get("tell") is True
+        if line is self._teller:
+            self._teller = None
         if line is self._poll:
             self._polled(answer)
         for command in answer.get("commands", ()):
@@ -179,7 +186,8 @@ class Agent:
             self._is_online = True
             self._fleet.online += 1
             self._fleet.changed_at = time.time()
-        self._quick = self._quick + 1 if took < 0.05 else 0
+        self._expects = bool(answer.get("commands") or answer.get("go"))
+        self._quick = self._quick + 1 if took < 0.05 and not (self._expects or self._has_news) else 0
         self._poll.rest(min(1.0, self._quick * 0.02), self.poll)
 
     def _take(self, attempt: str) -> None:
@@ -190,22 +198,29 @@ class Agent:
         self._runs[attempt] = "held"
 
     def say(self) -> None:
-        """Report what is to be reported, one report at a time."""
+        """Report what no poll takes along."""
+        if self._is_online and not (self._expects or self._report.is_busy) and (news := self._gather(self._report)):
+            self._report.send(news[1:])
+
+    def _gather(self, line: "_Line") -> bytes:
+        """What is to be said, by this line; nothing while something is being said."""
         due = {attempt: word for attempt, word in self._runs.items() if word}
-        if not due or self._report.is_busy or not self._is_online:
-            return
-        self._told = due
+        if not due or self._teller is not None:
+            return b""
+        self._told, self._teller = due, line
         message: dict[str, list[Any]] = {}
         for attempt, word in due.items():
             key, said = _SAYINGS[word](attempt)
             message.setdefault(key, []).append(said)
-        self._report.send(json.dumps(message)[1:-1].encode())
+        return b"," + json.dumps(message)[1:-1].encode()
 
     def failed(self, line: "_Line", status: int, retry: float | None) -> None:
         """No good answer: try again when it is time."""
         self._fleet.figures.failures[status] += 1
         if status in _NEW:
             self._is_new = True
+        if line is self._teller:
+            self._teller = None
         self.lost(line)
         wait = line.backoff.next() if retry is None else retry * (1 + program.chance() / 10) + 0.05
         line.rest(wait, self.poll if line is self._poll else self.say)

@@ -1783,10 +1783,10 @@ class Run:
         """When something is to be said of it; None: nothing is, before something happens."""
         due = []
         if self.state in _WORDS and not self.is_noted:
-            due.append(max(self.said_at + _AGAIN, self.since + _MERGE if self.state == "started" else 0))
+            due.append(self.said_at + _AGAIN)
         if self.has_news and self.state == "started":
             due.append(self.told_at + _OUTPUT)
-        return min(due) if due else None
+        return max(min(due), self.since + _MERGE if self.state == "started" else 0) if due else None
 
     def output(self, room: int) -> tuple[list[Message], bool]:
         """What the hub has not got, at most so many bytes of it; and whether that is all there is."""
@@ -2139,6 +2139,7 @@ def _ended(run: Run, ended: str | None = None, error: str | None = None, refused
 # --- The service ---
 
 _HOLD = 30.0  # seconds that the hub may let a poll wait
+_SOON = _MERGE + 0.02  # seconds that the next one waits for what a command just brought, or let go, has to tell
 _REFUSED = 3  # the exit code of an agent that the hub does not want
 _WAITS = {401: 600.0, 403: 60.0, 409: 60.0, 426: 600.0}  # seconds until the next try, unless the hub says how many
 _REJOIN = 5.0  # seconds that `join --replace` has, where the hub has shut the former agent out already, to write the new identity
@@ -2165,7 +2166,7 @@ def settle(state: Path, argv: list[str]) -> None:
 
 
 class Service:
-    """The agent at work: one thread polls, one reports, and this one looks after the commands."""
+    """The agent at work: one thread polls, one reports what no poll takes along, and this one looks after the commands."""
 
     def __init__(self, state: Path, limits: Limits) -> None:
         self._state = state
@@ -2181,6 +2182,9 @@ class Service:
         self._reached = threading.Event()  # one just did
         self._lines = {"poll": Line(self._identity.url), "report": Line(self._identity.url)}
         self._again = dict.fromkeys(self._lines, False)
+        self._expects = False  # the next poll takes along what is to be said
+        self._is_reporting = False  # something is being said, by either line
+        self._room = _ROOM
         self._is_new = True  # the hub does not know this session
         self._facts: Message = {}
         self._facts_at = -_DAY
@@ -2242,43 +2246,76 @@ class Service:
                 os.execv(sys.executable, [sys.executable, "-I", "-S", *sys.argv])  # noqa: S606  # no shell is needed
 
     def _poll(self) -> None:
+        """Ask what there is to do. A short command needs no second connection: polls take along what the last answer has brought about."""
         quick = 0
         backoff = Backoff()
         while True:
-            began = time.monotonic()
             with self._changed:
-                is_new = self._is_new
-                wait = 0 if is_new or self._again["poll"] else _HOLD  # at once, where reports wait to hear that the hub is there
-                message = {**self._base(), "wait": wait, "telemetry": telemetry(self._state, self._desk.active)}
+                news, said = self._await_news()
+                wait = _HOLD if self._online.is_set() and not self._is_new else 0  # reports wait to hear that the hub is there
+                message = {**self._base(), **news, "wait": wait, "telemetry": telemetry(self._state, self._desk.active)}
+            began = time.monotonic()
             answer = self._sync("poll", message, backoff, _HOLD + 15)
+            asked = (answer or {}).get("poll")
+            pause = min(float(asked), 600.0) if isinstance(asked, (int, float)) else 0.0
+            brings = bool(answer and (answer.get("commands") or answer.get("go")))
+            self._hear(answer, news, said, expects=brings and not pause)
             if answer is None:
                 continue
-            with self._changed:
-                self._absorb(answer, {})
-            quick = quick + 1 if wait and time.monotonic() - began < 0.05 else 0
-            asked = answer.get("poll")
-            time.sleep(max(min(float(asked), 600.0) if isinstance(asked, (int, float)) else 0.0, min(1.0, quick * 0.02)))
+            quick = quick + 1 if wait and not (news or brings) and time.monotonic() - began < 0.05 else 0
+            time.sleep(max(pause, min(1.0, quick * 0.02)))
 
     def _report(self) -> None:
-        room = _ROOM
+        """Say what is to be said while a poll is held."""
         backoff = Backoff()
         while True:
             self._online.wait()
             with self._changed:
-                while True:
-                    message, said = self._desk.report(room)
-                    if message:
-                        break
-                    self._changed.wait(self._desk.pause())
-                message = {**self._base(), **message}
-            answer = self._sync("report", message, backoff, 30.0)
-            with self._changed:
-                if answer is None:
-                    room = max(room // 2, 4096) if self._is_too_large else room
-                    self._desk.take_back(message, said)
-                else:
-                    room = _ROOM
-                    self._absorb(answer, said)
+                news, said = ({}, {}) if self._expects else self._gather()
+                if not news:
+                    self._changed.wait(None if self._expects else self._pause())
+                    continue
+                message = {**self._base(), **news}
+            self._hear(self._sync("report", message, backoff, 30.0), news, said)
+
+    def _await_news(self) -> tuple[Message, dict[str, str]]:
+        """What the next poll takes along, for which it waits a moment where the last answer has brought something about."""
+        until = time.monotonic() + _SOON
+        news: tuple[Message, dict[str, str]] = {}, {}
+        while self._expects and self._online.is_set() and not self._is_new:
+            news = self._gather()
+            left, pause = until - time.monotonic(), self._pause()
+            if news[0] or left <= 0:
+                break
+            self._changed.wait(left if pause is None else min(left, pause))
+        self._expects = False
+        self._changed.notify_all()
+        return news
+
+    def _gather(self) -> tuple[Message, dict[str, str]]:
+        """What is to be said now, and of which attempts in which state; nothing while something is being said."""
+        if self._is_reporting:
+            return {}, {}
+        news, said = self._desk.report(self._room)
+        self._is_reporting = bool(news)
+        return news, said
+
+    def _pause(self) -> float | None:
+        """Seconds until something is to be said; None when nothing is before something happens."""
+        return None if self._is_reporting else self._desk.pause()
+
+    def _hear(self, answer: Message | None, news: Message, said: dict[str, str], *, expects: bool = False) -> None:
+        """Do what an answer says; where none came, its news are to be told again."""
+        with self._changed:
+            self._expects = self._expects or expects
+            if news:
+                self._is_reporting = False
+                self._room = _ROOM if answer is not None else max(self._room // 2, 4096) if self._is_too_large else self._room
+            if answer is not None:
+                self._absorb(answer, said)
+            elif news:
+                self._desk.take_back(news, said)
+            self._changed.notify_all()
 
     def _sync(self, name: str, message: Message, backoff: Backoff, patience: float) -> Message | None:
         """One message and its answer; None after a failure, when it is time to try again."""

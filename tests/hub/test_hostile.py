@@ -17,10 +17,15 @@ from tests.hub.agents import SmallAgent
 from tests.hub.api import Api
 from tests.hub.conftest import Enrol
 from tests.models.test_store import OWNER, spec
-from tests.servers.hub import Hub
+from tests.servers.hub import Hub, run_hub
+from tests.until import until
 
 _MIB = 1024 * 1024
 _ROOM = 48 * _MIB  # bytes by which the hub may have grown
+_SCARCE = """import resource, sys
+from hub import serve
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+serve.main(*map(int, sys.argv[1:]))"""
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +169,26 @@ async def test_an_agents_body_has_its_limit_too(hub: Hub, enrol: Enrol, *, chunk
                 wire.sendall(sent)
         with suppress(ConnectionError):
             assert wire.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_where_descriptors_run_short_agents_keep_the_connection_of_their_poll_alone(tmp_path: Path) -> None:
+    with (
+        run_hub(tmp_path, program=("-c", _SCARCE)) as hub,
+        httpx.Client(base_url=hub.url, trust_env=False) as client,
+        ExitStack() as others,
+    ):
+        agent = SmallAgent(httpx.AsyncClient(base_url=hub.url, trust_env=False), "few")
+        (await agent.join(hub.token())).raise_for_status()
+        await agent.sync(known=[])
+
+        async def is_kept(**said: object) -> bool:
+            return (await agent.post(**said)).headers.get("connection") != "close"
+
+        assert await is_kept(held=[])
+        for _ in range(150):
+            others.enter_context(connected(hub))
+        until(lambda: client.get("/healthz").is_success)
+        assert not await is_kept(held=[])
+        assert await is_kept(wait=0, telemetry={})
+        others.close()
+        await agent.client.aclose()
