@@ -99,6 +99,16 @@ def test_a_held_one_whose_keeper_is_killed_has_never_started(host: Agent, tmp_pa
     assert _runs(tmp_path) == 0
 
 
+def _traced(strace: int) -> list[int]:
+    """What strace has started; it begins with children of its own, by which it learns what the kernel can."""
+    found = []
+    for pid in children(strace):
+        with suppress(OSError):  # it has ended
+            if not os.path.samefile(f"/proc/{pid}/exe", f"/proc/{strace}/exe"):
+                found.append(pid)
+    return found
+
+
 def _crash(host: Agent, tmp_path: Path, inject: str) -> None:
     """Have the agent killed at this system call; then a new one tells the truth about the command."""
     attempt = str(uuid.uuid4())
@@ -107,7 +117,7 @@ def _crash(host: Agent, tmp_path: Path, inject: str) -> None:
     (folder / "go").touch()
     host.start(before=("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={inject.partition(':')[0]}", "-e", f"inject={inject}"))
     host.hub.command(_slow(folder), attempt)
-    service = until(lambda: children(host.pid) or (host.process and host.process.poll() is not None and [0]))[0]
+    service = until(lambda: _traced(host.pid) or (host.process and host.process.poll() is not None and [0]), what="the service")[0]
     until(lambda: host.hub[attempt].done or host.hub[attempt].reason or not is_alive(service), 20)
     if is_alive(service):  # by its number: while it becomes another program, it has no command line
         os.kill(service, signal.SIGKILL)
