@@ -104,7 +104,7 @@ def _traced(strace: int) -> list[int]:
     found = []
     for pid in children(strace):
         with suppress(OSError):  # it has ended
-            if not os.path.samefile(f"/proc/{pid}/exe", f"/proc/{strace}/exe"):
+            if not Path(f"/proc/{pid}/exe").samefile(f"/proc/{strace}/exe"):
                 found.append(pid)
     return found
 
