@@ -1,21 +1,24 @@
 """A machine of its own for tests that need a real systemd: pid 1 of new namespaces, over this machine's files.
 
-What it writes to /etc, /usr/local/lib and /var/lib lies in memory. The network and all other files are this machine's.
+What it writes to /etc, /usr/local/lib and /var/lib lies in memory, and outlives a power cut there. The network and all other files are
+this machine's.
 """
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.executors.processes import children
 from tests.programs import do_without, need, need_root
 from tests.until import until
 
-# No unit of this machine, and nothing that makes some: only names that a service of ours leans on.
-_BOOT = """
+# No unit of this machine, and nothing that makes some: only names that a service of ours leans on. It starts again whenever it has ended.
+_DISK = """
 set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 none "$1"
@@ -23,20 +26,29 @@ for folder in /etc /usr/local/lib /var/lib; do
     mkdir -p "$1/up$folder" "$1/work$folder"
     mount -t overlay -o "lowerdir=$folder,upperdir=$1/up$folder,workdir=$1/work$folder" none "$folder"
 done
-mount -t proc none /proc
-mount --bind /proc/sys /proc/sys
-mount -o remount,bind,ro /proc/sys
-for folder in /run /etc/systemd/system /usr/lib/systemd/system /usr/lib/systemd/system-generators; do
+for folder in /etc/systemd/system /usr/lib/systemd/system /usr/lib/systemd/system-generators; do
     mount -t tmpfs -o mode=755 none "$folder"
 done
 umount -l /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 none /sys/fs/cgroup
-mkdir /run/sshd
 cd /usr/lib/systemd/system
 for target in sysinit basic multi-user network-online shutdown; do
     printf '[Unit]\\nDefaultDependencies=no\\n' >"$target.target"
 done
-exec env -i container=test PATH="$PATH" "$2" --system --unit=basic.target --log-target=console --show-status=0
+while :; do
+    unshare --mount --pid --fork --kill-child sh -c "$3" sh "$1" "$2" || true
+done
+"""
+_BOOT = """
+set -eu
+mount -t proc none /proc
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+cat /proc/sys/kernel/random/uuid >"$1/boot"
+mount --bind "$1/boot" /proc/sys/kernel/random/boot_id
+mount -t tmpfs -o mode=755 none /run
+mkdir /run/sshd
+exec env -i container=test PATH="$PATH" "$2" --system --unit=multi-user.target --log-target=console --show-status=0
 """
 _SYSTEMD = "/lib/systemd/systemd"
 
@@ -45,7 +57,18 @@ _SYSTEMD = "/lib/systemd/systemd"
 class Machine:
     """A machine that runs."""
 
-    pid: int  # of its systemd, as it is seen from here
+    _process: "subprocess.Popen[bytes]"  # in which it lives
+    _log: Path
+    pid: int = 0  # of its systemd, as it is seen from here
+
+    def boot(self) -> None:
+        """Wait until it runs."""
+        self.pid = _wait_for_systemd(self._process, self._log, self.pid)
+
+    def lose_power(self) -> None:
+        """End all that runs there, and start it again with the disk that it had."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.boot()
 
     def __call__(self, *line: str) -> str:
         """Run something there to its end; what it says."""
@@ -56,7 +79,7 @@ class Machine:
     @property
     def enter(self) -> list[str]:
         """What stands in front of a command line that is to run there."""
-        return ["nsenter", "--all", "--target", str(self.pid), "--"]
+        return _enter(self.pid)
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""
@@ -73,13 +96,19 @@ def run_machine(folder: Path) -> Iterator[Machine]:
     line += ["unshare", "--mount", "--pid", "--cgroup", "--uts", "--ipc", "--fork", "--kill-child"]
     log = folder.with_name(f"{folder.name}.log")
     with log.open("wb") as said:
-        process = subprocess.Popen([*line, "sh", "-c", _BOOT, "sh", str(folder), _SYSTEMD], stdout=said, stderr=said)
+        process = subprocess.Popen([*line, "sh", "-c", _DISK, "sh", str(folder), _SYSTEMD, _BOOT], stdout=said, stderr=said)
+    machine = Machine(process, log)
     try:
-        yield Machine(_wait_for_systemd(process, log))
+        machine.boot()
+        yield machine
     finally:
         process.kill()
         process.wait(10)
         until(lambda: _remove(group), 10, f"the end of everything in {group}")
+
+
+def _enter(pid: int) -> list[str]:
+    return ["nsenter", "--all", "--target", str(pid), "--"]
 
 
 def _make_group() -> Path:
@@ -91,17 +120,19 @@ def _make_group() -> Path:
     return Path(tempfile.mkdtemp(prefix="fleetflow-test-", dir=root))
 
 
-def _wait_for_systemd(process: "subprocess.Popen[bytes]", log: Path) -> int:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-
+def _wait_for_systemd(process: "subprocess.Popen[bytes]", log: Path, former: int) -> int:
     def find() -> int:
         if process.poll() is not None:
             do_without(f"no namespace with a systemd of its own is to be had here: {log.read_text()[-500:]}")
-        pid = int((children.read_text().split() or ["0"])[0])
-        if not pid or Path(f"/proc/{pid}/exe").readlink() != Path(_SYSTEMD).resolve():
-            return 0
-        asked = subprocess.run([*Machine(pid).enter, "systemctl", "is-system-running"], capture_output=True, text=True, check=False)
-        return pid if asked.stdout.strip() in ("running", "degraded") else 0
+        pid = process.pid
+        for _ in range(3):  # the shell that looks after it, `unshare`, and itself
+            pid = next(iter(children(pid)), 0)
+        with suppress(OSError):
+            if pid in (0, former) or Path(f"/proc/{pid}/exe").readlink() != Path(_SYSTEMD).resolve():
+                return 0
+            asked = subprocess.run([*_enter(pid), "systemctl", "is-system-running"], capture_output=True, text=True, check=False)
+            return pid if asked.stdout.strip() in ("running", "degraded") else 0
+        return 0
 
     return until(find, 30, "a systemd that runs", every=0.1)
 

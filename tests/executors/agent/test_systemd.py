@@ -190,6 +190,21 @@ def test_an_agent_that_was_revoked_is_not_started_again_until_somebody_does(serv
     until(lambda: len(served.hub.known) > before, 20)
 
 
+def test_a_power_cut_loses_what_ran_and_its_service_says_so_when_the_host_is_back(served: Served, tmp_path: Path) -> None:
+    ran = served.begin(tmp_path)
+    until(lambda: served.hub[ran].stdout, 30)
+    served.hub.is_slow = True
+    held = served.hub.command(f"touch {tmp_path}/never")
+    served.hub.wait_for(held, "held")
+    served.hub.is_slow = False
+    served.machine.lose_power()
+    assert ((served.hub.wait_for(ran, "done").done or {})["ended"], served.hub[ran].stdout) == ("rebooted", b"one\n")
+    assert "before it could start" in served.hub.wait_for(held, "refused").reason
+    assert not (tmp_path / "never").exists()
+    after = served.hub.command("echo back")
+    assert served.hub.wait_for(after, "done").stdout == b"back\n"
+
+
 def test_remove_ends_what_runs_and_names_what_a_command_had_left(served: Served, tmp_path: Path) -> None:
     left = served.begin(tmp_path, _DAEMON)
     served.finish(left, tmp_path)
