@@ -49,12 +49,12 @@ class _Todo:
 
 
 class Hold:
-    """A place where an answer is held back; one that comes ends the one before."""
+    """A place where an answer is held back; one that comes takes the place of the one before."""
 
     __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._held: asyncio.Future[None] | None = None
+        self._held: asyncio.Future[bool] | None = None
 
     @property
     def is_held(self) -> bool:
@@ -62,29 +62,36 @@ class Hold:
 
     def end(self) -> bool:
         """Let the answer go; False when none was held."""
-        is_held = self._held is not None
-        if self._held is not None:
-            _resolve(self._held)
-            self._held = None
-        return is_held
+        return self._settle(is_wanted=True)
 
-    async def wait(self, seconds: float) -> None:
-        """Hold an answer until somebody ends that, or its time is over."""
-        self.end()
+    def replace(self) -> None:
+        """Let it go, to whom it may reach no more: somebody newer is to be told."""
+        self._settle(is_wanted=False)
+
+    async def wait(self, seconds: float) -> bool:
+        """Hold an answer until somebody ends that, or its time is over; False when it has been replaced."""
+        self.replace()
         loop = asyncio.get_running_loop()
         mine = self._held = loop.create_future()
-        timer = loop.call_later(seconds, _resolve, mine)
+        timer = loop.call_later(seconds, _resolve, mine, True)
         try:
-            await mine
+            is_wanted: bool = await mine
+            return is_wanted
         finally:
             timer.cancel()
             if self._held is mine:
                 self._held = None
 
+    def _settle(self, *, is_wanted: bool) -> bool:
+        held, self._held = self._held, None
+        if held is not None:
+            _resolve(held, is_wanted)
+        return held is not None
 
-def _resolve(held: "asyncio.Future[None]") -> None:
+
+def _resolve(held: "asyncio.Future[bool]", is_wanted: bool) -> None:
     if not held.done():
-        held.set_result(None)
+        held.set_result(is_wanted)
 
 
 class Whose(StrEnum):
@@ -260,11 +267,11 @@ class Line:
         self.report.end()
         self.poll.end()
 
-    async def hold_poll(self, seconds: float) -> None:
-        """Hold a poll, until there is something to say, a newer poll comes, or the time is over."""
+    async def hold_poll(self, seconds: float) -> bool:
+        """Hold a poll, until there is something to say, or the time is over; False when a newer one has come."""
         unanswered = (todo.due_at for todo in self.todo.values() if todo.due_at)
         apart = seconds * (1 - _APART * _RANDOM.random())
-        await self.poll.wait(max(0.0, min(apart, min(unanswered, default=math.inf) - time.monotonic())))
+        return await self.poll.wait(max(0.0, min(apart, min(unanswered, default=math.inf) - time.monotonic())))
 
     def _tell_again(self) -> None:
         for todo in self.todo.values():

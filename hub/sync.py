@@ -194,7 +194,9 @@ async def _answer(hub: Hub, line: Line, said: Sync) -> Answer:
     if line.is_stranger(said) and said.report.known is None:
         return Answer(tell=True)  # nothing it says is taken before it is certain who it is
     line.hear(said, began)
-    answer = Answer()
+    if said.is_poll:
+        line.poll.replace()  # its connection may be gone, and with it what would be told there
+    answer, is_wanted = Answer(), True
     if line.agent.rotating:
         await _renew(hub, line, said, answer)
     if not said.report.is_empty:
@@ -204,14 +206,15 @@ async def _answer(hub: Hub, line: Line, said: Sync) -> Answer:
         answer.acks += receipt.forget
         if receipt.waits and not (answer.rotate or answer.taken or hub.is_closing or hub.is_crowded() or line.has_due(began)):
             waits = time.monotonic()
-            await line.report.wait(_WORD)
+            is_wanted = await line.report.wait(_WORD)
             answer.waited = time.monotonic() - waits
     elif said.wait and not (answer.rotate or answer.taken or hub.is_closing or line.has_due(began)):
-        await line.hold_poll(said.wait)
+        is_wanted = await line.hold_poll(said.wait)
         answer.held = time.monotonic() - began
         if line.agent.rotating:
             await _renew(hub, line, said, answer)
-    await hub.fill(line, answer, is_poll=said.is_poll)
+    if is_wanted:
+        await hub.fill(line, answer, is_poll=said.is_poll)
     return answer
 
 

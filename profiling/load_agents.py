@@ -138,7 +138,7 @@ class Agent:
 
     def poll(self) -> None:
         """Ask what there is to do."""
-        news = self._gather(self._poll) if self._expects and self._is_online and not self._is_new else b""
+        news = self._gather(self._poll) if self._expects and self._is_online and not (self._is_new or self._report.again) else b""
         self._expects, self._has_news = False, bool(news)
         wait = _HOLD if self._is_online and not self._is_new else 0.0
         self._began = time.monotonic()
@@ -181,7 +181,8 @@ class Agent:
 
     def _polled(self, answer: dict[str, Any]) -> None:
         took = time.monotonic() - self._began
-        self._fleet.figures.latencies.append(max(0.0, took - answer["held"]))
+        if not self._has_news:  # else the hub has stored something, and waited for the word to go
+            self._fleet.figures.latencies.append(max(0.0, took - answer["held"]))
         if not self._is_online:
             self._is_online = True
             self._fleet.online += 1

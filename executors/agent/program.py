@@ -2139,6 +2139,8 @@ def _ended(run: Run, ended: str | None = None, error: str | None = None, refused
 # --- The service ---
 
 _HOLD = 30.0  # seconds that the hub may let a poll wait
+_PATIENCE = 30.0  # seconds in which it answers a report
+_LITTLE = 64 * 1024  # bytes of output that a poll takes along: while it is under way, nothing comes
 _SOON = _MERGE + 0.02  # seconds that the next one waits for what a command just brought, or let go, has to tell
 _REFUSED = 3  # the exit code of an agent that the hub does not want
 _WAITS = {401: 600.0, 403: 60.0, 409: 60.0, 426: 600.0}  # seconds until the next try, unless the hub says how many
@@ -2255,7 +2257,7 @@ class Service:
                 wait = _HOLD if self._online.is_set() and not self._is_new else 0  # reports wait to hear that the hub is there
                 message = {**self._base(), **news, "wait": wait, "telemetry": telemetry(self._state, self._desk.active)}
             began = time.monotonic()
-            answer = self._sync("poll", message, backoff, _HOLD + 15)
+            answer = self._sync("poll", message, backoff, _PATIENCE if news else _HOLD + 15)
             asked = (answer or {}).get("poll")
             pause = min(float(asked), 600.0) if isinstance(asked, (int, float)) else 0.0
             brings = bool(answer and (answer.get("commands") or answer.get("go")))
@@ -2271,19 +2273,19 @@ class Service:
         while True:
             self._online.wait()
             with self._changed:
-                news, said = ({}, {}) if self._expects else self._gather()
+                news, said = ({}, {}) if self._expects else self._gather(self._room)
                 if not news:
                     self._changed.wait(None if self._expects else self._pause())
                     continue
                 message = {**self._base(), **news}
-            self._hear(self._sync("report", message, backoff, 30.0), news, said)
+            self._hear(self._sync("report", message, backoff, _PATIENCE), news, said)
 
     def _await_news(self) -> tuple[Message, dict[str, str]]:
         """What the next poll takes along, for which it waits a moment where the last answer has brought something about."""
         until = time.monotonic() + _SOON
         news: tuple[Message, dict[str, str]] = {}, {}
-        while self._expects and self._online.is_set() and not self._is_new:
-            news = self._gather()
+        while self._expects and self._online.is_set() and not (self._is_new or self._again["report"]):
+            news = self._gather(_LITTLE)
             left, pause = until - time.monotonic(), self._pause()
             if news[0] or left <= 0:
                 break
@@ -2292,11 +2294,11 @@ class Service:
         self._changed.notify_all()
         return news
 
-    def _gather(self) -> tuple[Message, dict[str, str]]:
+    def _gather(self, room: int) -> tuple[Message, dict[str, str]]:
         """What is to be said now, and of which attempts in which state; nothing while something is being said."""
         if self._is_reporting:
             return {}, {}
-        news, said = self._desk.report(self._room)
+        news, said = self._desk.report(min(room, self._room))
         self._is_reporting = bool(news)
         return news, said
 

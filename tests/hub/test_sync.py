@@ -362,6 +362,22 @@ async def test_a_newer_poll_answers_the_older_one_and_a_former_session_is_refuse
     assert (await agent.post()).status_code == 200
 
 
+@pytest.mark.parametrize("wait", [0, 20])
+async def test_what_comes_after_a_newer_poll_goes_to_no_connection_before_it(executor: ByAgent, enrol: Enrol, wait: float) -> None:
+    agent = await enrol(f"a19-{wait}")
+    await agent.sync()
+    older = asyncio.create_task(agent.sync(wait=20, telemetry={}))
+    await asyncio.sleep(0.2)
+    newer = asyncio.create_task(agent.sync(wait=wait, telemetry={}))
+    assert "commands" not in await asyncio.wait_for(older, 5)
+    run = Run(executor, agent.name)
+    told = await newer if wait else await agent.until("commands", 5, telemetry={})
+    assert [command["id"] for command in told["commands"]] == [run.id]
+    await agent.sync(refused=[{"id": run.id, "reason": "enough"}])
+    with pytest.raises(UnreachableError):
+        await run.end()
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

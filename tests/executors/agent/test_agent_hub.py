@@ -283,6 +283,36 @@ def test_a_report_that_was_under_way_with_the_old_credential_is_said_again_at_on
         assert (kept["credential"], kept["generation"], "next" in kept) == (hub.credential, 2, False)
 
 
+class LosingHub(Hub):
+    """Loses the answer to the first report of an end by a second connection, and has a new command at that moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = ""
+        self.agains: list[bool] = []  # of each report of that end
+
+    def sync(self, message: Message, token: str, lives: Callable[[], bool], patience: str = "") -> tuple[int, Message] | None:
+        ends = [end["id"] for end in message.get("done", ())]
+        if "wait" not in message and ends and not self.lost:
+            self.lost = ends[0]
+        if self.lost in ends:
+            self.agains.append(message.get("again") is True)
+        answer = super().sync(message, token, lives, patience)
+        if len(self.agains) == 1 and self.lost in ends:
+            self.command("true")
+            return None
+        return answer
+
+
+def test_an_end_whose_answer_got_lost_is_told_again_as_such_by_whatever_connection(tmp_path: Path) -> None:
+    hub = LosingHub()
+    with serve(hub) as url, enrolled(tmp_path, hub, url) as host:
+        host.start()
+        hub.command("sleep 0.5")
+        until(lambda: len(hub.agains) >= 2, 20)
+        assert hub.agains[:2] == [False, True]
+
+
 def test_a_copy_becomes_who_the_hub_says(host: Agent) -> None:
     host.start()
     until(lambda: host.hub.known)
