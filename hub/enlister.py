@@ -1,20 +1,22 @@
 """Makes agents that need nobody's approval hosts of the inventory: many at once, since each change writes a whole file."""
 
+import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from models.agents import AT_JOIN, Agent
-from models.enlisting import enlist, written_at
-from models.errors import FleetflowError
+from models.enlisting import written_at
 from models.states import AgentState
 
 log = logging.getLogger(__name__)
 
 _UNSURE = 60.0  # seconds before the file was last written: who joined then may not have been taken along
-_REST = 10  # times as long as a write took, until the next one: of ten thousand that join, each write takes a second of everybody's time
+_REST = 10  # times as long as a write took, until the next one: of ten thousand that join, each write takes a second of the processor
 
 
 class Enlister:
@@ -52,12 +54,19 @@ class Enlister:
     def _work(self) -> None:
         while names := self._next():
             began = time.monotonic()
-            try:
-                for name, place in enlist(self._home, names, self._ssh_config).items():
-                    log.warning("agent %s: the inventory reaches this host otherwise: %s", name, place)
-            except FleetflowError as error:
-                log.warning("agents %s are not in the inventory: %s", ", ".join(sorted(names)[:10]), error)
+            self._enlist(sorted(names))
             self._rest(_REST * (time.monotonic() - began))
+
+    def _enlist(self, names: list[str]) -> None:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "hub.enlist", str(self._home), str(self._ssh_config)],
+            input=json.dumps(names), capture_output=True, text=True, check=False, start_new_session=True,
+        )  # fmt: skip
+        if done.returncode:
+            log.warning("agents %s are not in the inventory: %s", ", ".join(names[:10]), done.stderr.strip().rpartition("\n")[2])
+            return
+        for name, place in json.loads(done.stdout).items():
+            log.warning("agent %s: the inventory reaches this host otherwise: %s", name, place)
 
     def _rest(self, seconds: float) -> None:
         with self._news:

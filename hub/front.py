@@ -24,6 +24,10 @@ class Front(HttpToolsProtocol):
         self.url = b""  # at once: an attribute that comes later makes Python keep all of them in a dict, 1.5 KiB a connection
         self._visit: Visit | None = None  # the last request, where it was an agent's
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.cycle = self._visit = None  # type: ignore[assignment]  # they know this connection: all of it would wait for the garbage collector
+
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
@@ -71,17 +75,20 @@ class Front(HttpToolsProtocol):
 class Visit:
     """A request of a known agent and its answer, in the place of uvicorn's `RequestResponseCycle`, and its `message_event`."""
 
-    __slots__ = ("_caller", "_front", "_late", "body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete")
+    __slots__ = ("_caller", "_front", "_late", "body", "disconnected", "keep_alive", "more_body", "response_complete")
 
     def __init__(self, front: Front, caller: Caller) -> None:
         self._front = front
         self._caller = caller
         self._late: asyncio.TimerHandle | None = None
-        self.message_event = self
         self.body = bytearray()
         self.more_body = True
         self.disconnected = self.response_complete = False
         self.keep_alive = True
+
+    @property
+    def message_event(self) -> "Visit":
+        return self
 
     def set(self) -> None:
         """Something has come of the request, or it is all over."""

@@ -96,9 +96,18 @@ async def test_no_agent_takes_what_is_meant_for_another_host(hub: Hub, client: h
     entry = hub.home / "hosts.d" / "agents.yaml"
     until(lambda: entry.exists() and "takes-nothing" in entry.read_text(), 10, "the other one's entry")
     assert "localhost" not in entry.read_text()
-    assert "agent localhost: the inventory reaches this host otherwise" in hub.log
+    until(lambda: "agent localhost: the inventory reaches this host otherwise" in hub.log)
     joined = [(one.who, one.object) for one in Audit(Access.open(hub.database)).entries() if one.action == "agent.join"]
     assert ("agent takes-nothing", "takes-nothing") in joined
+
+
+async def test_an_inventory_that_cannot_be_read_is_said_and_keeps_nobody_out(hub: Hub, client: httpx.AsyncClient) -> None:
+    (hub.home / "hosts.yaml").write_text("hosts: [\n")
+    agent = SmallAgent(client, "joins-all-the-same")
+    assert (await agent.join(hub.token())).status_code == 200
+    until(lambda: f"agents joins-all-the-same are not in the inventory: {hub.home}/hosts.yaml" in hub.log)
+    (hub.home / "hosts.yaml").unlink()
+    assert (await agent.post()).status_code == 200
 
 
 async def test_a_revoke_cuts_an_open_poll_within_a_second(hub: Hub, enrol: Enrol) -> None:
