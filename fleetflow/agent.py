@@ -51,7 +51,7 @@ def join(
 ) -> None:
     """Make a join token, and print what to run on a host."""
     settings = Settings.load()
-    url = hub or hub_url(settings)
+    url = hub_url(settings, hub)
     fingerprint = certificate_shown(settings, url)
     pinned = f" --fingerprint {fingerprint}" if fingerprint else ""
     checksum = hashlib.sha256(PROGRAM.read_bytes()).hexdigest()
@@ -97,7 +97,7 @@ def approve(names: _Names) -> None:
     settings = Settings.load()
     decided = _decide(settings, names, AgentState.APPROVED)
     for name, place in enlist(settings.home, decided, settings.ssh_config.expanduser()).items():
-        typer.echo(f"host {name} is not reached by its agent, as {place} says; `--executor agent` does it", err=True)
+        typer.echo(f"host {name} is reached otherwise ({place}); `--executor agent` takes its agent", err=True)
     typer.echo(f"approved {inert(', '.join(decided))}")
 
 

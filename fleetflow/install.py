@@ -87,7 +87,7 @@ def install(
     settings = Settings.load()
     hosts = _check(settings, target, folder, yes=yes)
     program = PROGRAM.read_bytes()
-    url = hub or hub_url(settings)
+    url = hub_url(settings, hub)
     fingerprint = fingerprint or certificate_shown(settings, url) or ""
     _warn(url, hosts)
     rows = _Rows()

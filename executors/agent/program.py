@@ -1432,7 +1432,7 @@ def telemetry(state: Path, running: int) -> Message:
 # --- The line to the hub ---
 
 _LARGEST = 24 * _MIB  # bytes of an answer
-_SLOWEST = 30.0  # seconds of back-off
+_SLOWEST = 10.0  # seconds between two tries at most: as long as a worker waits for an agent, so that after an outage none is given up
 
 
 class HubError(Exception):
@@ -2204,7 +2204,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(writing)
-        say(f"{self._identity}, version {VERSION}, {len(self._desk.runs)} commands at hand")
+        say(f"{self._identity}, version {VERSION}, commands at hand: {len(self._desk.runs)}")
         if self._has_scopes and not _MANAGER.exists():
             say("commands get no scopes of their own: there is no systemd here")
         for work in (self._poll, self._report):

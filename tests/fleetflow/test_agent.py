@@ -57,5 +57,7 @@ def test_what_is_wrong_is_said_in_one_line(home: Path) -> None:
     refused(fleetflow(home, "agent", "approve", "nobody"), 2, "no agent nobody", "fleetflow agent list")
     refused(fleetflow(home, "agent", "approve", "web[1-"), 2)
     refused(fleetflow(home, "agent", "join"), 4, "does not run")
+    for url in ("ftp://hub", "http://10.0.0.1:9", "hub:8080"):
+        refused(fleetflow(home, "agent", "join", "--hub", url), 2, f"--hub {url} is not an address that agents call")
     enrol(home, "web1", fleetflow(home, "agent", "token", "--approve").stdout.strip())
     refused(fleetflow(home, "agent", "approve", "web1"), 2, "is approved")
