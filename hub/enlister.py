@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _UNSURE = 60.0  # seconds before the file was last written: who joined then may not have been taken along
 _REST = 10  # times as long as a write took, until the next one: of ten thousand that join, each write takes a second of the processor
+_LEAST = 1.0  # seconds of it
 
 
 class Enlister:
@@ -54,8 +55,12 @@ class Enlister:
     def _work(self) -> None:
         while names := self._next():
             began = time.monotonic()
-            self._enlist(sorted(names))
-            self._rest(_REST * (time.monotonic() - began))
+            try:
+                self._enlist(sorted(names))
+            except OSError as error:
+                log.warning("agents are no hosts yet, since no process is to be had: %s", error.strerror)
+                self._take_back(names)
+            self._rest(max(_LEAST, _REST * (time.monotonic() - began)))
 
     def _enlist(self, names: list[str]) -> None:
         done = subprocess.run(
@@ -67,6 +72,11 @@ class Enlister:
             return
         for name, place in json.loads(done.stdout).items():
             log.warning("agent %s: the inventory reaches this host otherwise: %s", name, place)
+
+    def _take_back(self, names: set[str]) -> None:
+        with self._news:
+            if not self._closing:  # else the next hub catches up
+                self._names |= names
 
     def _rest(self, seconds: float) -> None:
         with self._news:

@@ -2228,7 +2228,7 @@ class Service:
         """A thread that breaks takes the service with it, so that whoever watches over it starts it anew."""
         try:
             work()
-        except BaseException:  # noqa: BLE001  # see above
+        except BaseException:  # noqa: BLE001  # whatever it is, the service must not live on without this thread
             import traceback
 
             traceback.print_exc()

@@ -194,7 +194,7 @@ def test_start_against_fence_ends_one_way_or_the_other(box: Spooled, tmp_path: P
         fence = box.wrapped("", Verb.FENCE, start.attempt).prepare()
         for session in chance.sample([start, fence], 2):
             session.send(GO)
-            time.sleep(chance.random() / 500)
+            time.sleep(chance.random() / 500)  # so that now the one, now the other is first
         started, fenced = _end(start), _end(fence)
         ran = (tmp_path / str(number)).exists()
         assert (started, ran) in {("exit 0", True), ("void", False)}

@@ -1,6 +1,8 @@
 """Enrolment: tokens, approval, names, and the end of it."""
 
 import asyncio
+import os
+import resource
 import time
 import uuid
 from pathlib import Path
@@ -108,6 +110,23 @@ async def test_an_inventory_that_cannot_be_read_is_said_and_keeps_nobody_out(hub
     until(lambda: f"agents joins-all-the-same are not in the inventory: {hub.home}/hosts.yaml" in hub.log)
     (hub.home / "hosts.yaml").unlink()
     assert (await agent.post()).status_code == 200
+
+
+async def test_who_joins_while_no_process_is_to_be_had_is_a_host_later(hub: Hub, client: httpx.AsyncClient) -> None:
+    entries = hub.home / "hosts.d" / "agents.yaml"
+    assert (await SmallAgent(client, "before-it").join(hub.token())).status_code == 200
+    until(lambda: entries.exists() and "before-it" in entries.read_text(), 20)
+    assert hub.process is not None
+    token, pid = hub.token(), hub.process.pid
+    known = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}  # noqa: PTH208 - names are enough
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(taken) + 1)) - taken), known[1]))
+    try:
+        assert (await SmallAgent(client, "in-it").join(token)).status_code == 200
+        until(lambda: "agents are no hosts yet, since no process is to be had: Too many open files" in hub.log, 20)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, known)
+    until(lambda: "in-it" in entries.read_text(), 20)
 
 
 async def test_a_revoke_cuts_an_open_poll_within_a_second(hub: Hub, enrol: Enrol) -> None:

@@ -17,7 +17,7 @@ from tests.executors.processes import children
 from tests.programs import do_without, need, need_root
 from tests.until import until
 
-# No unit of this machine, and nothing that makes some: only names that a service of ours leans on. It starts again whenever it has ended.
+# No unit of this machine, and nothing that makes some: only names that a service of ours leans on. It starts again after a power cut.
 _DISK = """
 set -eu
 mount --make-rprivate /
@@ -35,9 +35,10 @@ cd /usr/lib/systemd/system
 for target in sysinit basic multi-user network-online shutdown; do
     printf '[Unit]\\nDefaultDependencies=no\\n' >"$target.target"
 done
-while :; do
+while
     unshare --mount --pid --fork --kill-child sh -c "$3" sh "$1" "$2" || true
-done
+    rm "$1.cut" 2>/dev/null
+do :; done
 """
 _BOOT = """
 set -eu
@@ -58,15 +59,16 @@ class Machine:
     """A machine that runs."""
 
     _process: "subprocess.Popen[bytes]"  # in which it lives
-    _log: Path
+    _folder: Path
     pid: int = 0  # of its systemd, as it is seen from here
 
     def boot(self) -> None:
         """Wait until it runs."""
-        self.pid = _wait_for_systemd(self._process, self._log, self.pid)
+        self.pid = _wait_for_systemd(self._process, _beside(self._folder, "log"), self.pid)
 
     def lose_power(self) -> None:
         """End all that runs there, and start it again with the disk that it had."""
+        _beside(self._folder, "cut").touch()
         os.kill(self.pid, signal.SIGKILL)
         self.boot()
 
@@ -94,10 +96,9 @@ def run_machine(folder: Path) -> Iterator[Machine]:
     group = _make_group()
     line = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(group)]
     line += ["unshare", "--mount", "--pid", "--cgroup", "--uts", "--ipc", "--fork", "--kill-child"]
-    log = folder.with_name(f"{folder.name}.log")
-    with log.open("wb") as said:
+    with _beside(folder, "log").open("wb") as said:
         process = subprocess.Popen([*line, "sh", "-c", _DISK, "sh", str(folder), _SYSTEMD, _BOOT], stdout=said, stderr=said)
-    machine = Machine(process, log)
+    machine = Machine(process, folder)
     try:
         machine.boot()
         yield machine
@@ -105,6 +106,10 @@ def run_machine(folder: Path) -> Iterator[Machine]:
         process.kill()
         process.wait(10)
         until(lambda: _remove(group), 10, f"the end of everything in {group}")
+
+
+def _beside(folder: Path, what: str) -> Path:
+    return folder.with_name(f"{folder.name}.{what}")
 
 
 def _enter(pid: int) -> list[str]:
@@ -126,9 +131,12 @@ def _wait_for_systemd(process: "subprocess.Popen[bytes]", log: Path, former: int
             do_without(f"no namespace with a systemd of its own is to be had here: {log.read_text()[-500:]}")
         pid = process.pid
         for _ in range(3):  # the shell that looks after it, `unshare`, and itself
-            pid = next(iter(children(pid)), 0)
+            below = children(pid)
+            if not below:
+                return 0  # and not what has no parent: that is the first process of this machine itself
+            pid = below[0]
         with suppress(OSError):
-            if pid in (0, former) or Path(f"/proc/{pid}/exe").readlink() != Path(_SYSTEMD).resolve():
+            if pid == former or Path(f"/proc/{pid}/exe").readlink() != Path(_SYSTEMD).resolve():
                 return 0
             asked = subprocess.run([*_enter(pid), "systemctl", "is-system-running"], capture_output=True, text=True, check=False)
             return pid if asked.stdout.strip() in ("running", "degraded") else 0
